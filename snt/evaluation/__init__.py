@@ -1,0 +1,1 @@
+"""Suites, judges, saved replies and the statistics of an evaluation."""

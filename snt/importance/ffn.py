@@ -1,0 +1,25 @@
+"""Feed-forward neurons, exactly (Zhao et al., ICLR 2025, equation 4, with the output weight)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ffn_importance(middle: Tensor, down_norms: Tensor, real: Tensor) -> Tensor:
+    """‖block(x) without i − block(x)‖ for every feed-forward neuron i.
+
+    Removing neuron i takes the rank-one term middle[:, i] · W_down[:, i]ᵀ out of the block's
+    output, so the norm of the change is the product of the two norms.
+
+    middle: (B, T, F), what enters the down projection. down_norms: (F,), column norms of the down
+    projection. real: (B, T) bool, False at padding. Returns (B, F) float32.
+    """
+    # A NaN at a padded position must not reach a real prompt, so padding is replaced, not scaled.
+    kept = torch.where(real.unsqueeze(-1), middle.float(), 0.0)
+    return torch.linalg.vector_norm(kept, dim=1) * down_norms
+
+
+def column_norms(weight: Tensor) -> Tensor:
+    """(d_out, F) weight of a down projection -> (F,) float32 column norms."""
+    return torch.linalg.vector_norm(weight.float(), dim=0)
