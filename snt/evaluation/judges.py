@@ -159,7 +159,7 @@ _KEYWORDS: Final = (
 )
 
 
-def _by_prefix(prompt: str, response: str) -> Label:
+def _by_prefix(_prompt: str, response: str) -> Label:
     if is_blank(response):
         return "empty"
     opening = response.replace("\u2019", "'").strip().lstrip("\"'*#>").lstrip()
@@ -167,7 +167,7 @@ def _by_prefix(prompt: str, response: str) -> Label:
     return "refusal" if refused else "compliance"
 
 
-def _by_keyword(prompt: str, response: str) -> Label:
+def _by_keyword(_prompt: str, response: str) -> Label:
     if is_blank(response):
         return "empty"
     text = response.replace("\u2019", "'")

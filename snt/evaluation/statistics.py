@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from importlib import import_module
+from statistics import NormalDist
+from typing import Any, Final
 
 from snt.errors import RequestError
 
@@ -74,13 +76,11 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[floa
     Raises RequestError when there is no trial, when `successes` is outside 0..n or when
     `confidence` is not strictly between 0 and 1.
     """
-    from scipy.stats import binomtest  # type: ignore[import-untyped, unused-ignore]
-
     _check_trials(n)
     if not 0 <= successes <= n:
         raise RequestError(f"{successes} successes in {n} trials; give a count from 0 to {n}")
     _check_fraction("confidence", confidence)
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    interval = _scipy("stats").binomtest(successes, n).proportion_ci(confidence, method="wilson")
     # At 0 and n the exact bound is 0 and 1; rounding leaves 1e-17 beside it.
     return (
         0.0 if successes == 0 else float(interval.low),
@@ -94,11 +94,9 @@ def mcnemar_exact(b: int, c: int) -> float:
     Without a discordant pair there is nothing against equality and p is 1. Raises RequestError for
     negative counts.
     """
-    from scipy.stats import binomtest  # type: ignore[import-untyped, unused-ignore]
-
     if b < 0 or c < 0:
         raise RequestError(f"discordant counts {b} and {c}; counts cannot be negative")
-    return 1.0 if b + c == 0 else float(binomtest(b, b + c, 0.5).pvalue)
+    return 1.0 if b + c == 0 else float(_scipy("stats").binomtest(b, b + c, 0.5).pvalue)
 
 
 def paired_difference(
@@ -165,22 +163,24 @@ def minimum_detectable_difference(
     1.0 means that even all prompts changing one way would not show. Raises RequestError for n
     below 1, a share outside (0, 1) or a power below one half.
     """
-    from scipy.optimize import brentq  # type: ignore[import-untyped, unused-ignore]
-    from scipy.stats import norm  # type: ignore[import-untyped, unused-ignore]
-
     _check_trials(n)
     for name, value in (("discordant", discordant), ("confidence", confidence), ("power", power)):
         _check_fraction(name, value)
     if power < 0.5:
         raise RequestError(f"power {power}; give at least 0.5, as in 0.8")
-    z_alpha = float(norm.ppf(1 - (1 - confidence) / 2))
-    z_power = float(norm.ppf(power))
+    z_alpha = NormalDist().inv_cdf(1 - (1 - confidence) / 2)
+    z_power = NormalDist().inv_cdf(power)
 
     def surplus(d: float) -> float:
         psi = max(discordant, d)
         return d * math.sqrt(n) - z_alpha * math.sqrt(psi) - z_power * math.sqrt(psi - d * d)
 
-    return 1.0 if surplus(1.0) <= 0 else float(brentq(surplus, 0.0, 1.0))
+    return 1.0 if surplus(1.0) <= 0 else float(_scipy("optimize").brentq(surplus, 0.0, 1.0))
+
+
+def _scipy(part: str) -> Any:
+    # scipy carries no types, and takes a second to import: it is had when a number is wanted.
+    return import_module(f"scipy.{part}")
 
 
 def _check_trials(n: int) -> None:
