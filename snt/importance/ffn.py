@@ -17,9 +17,11 @@ def ffn_importance(middle: Tensor, down_norms: Tensor, real: Tensor) -> Tensor:
     """
     # A NaN at a padded position must not reach a real prompt, so padding is replaced, not scaled.
     kept = torch.where(real.unsqueeze(-1), middle.float(), 0.0)
-    return torch.linalg.vector_norm(kept, dim=1) * down_norms
+    norms: Tensor = torch.linalg.vector_norm(kept, dim=1)
+    return norms * down_norms
 
 
 def column_norms(weight: Tensor) -> Tensor:
     """(d_out, F) weight of a down projection -> (F,) float32 column norms."""
-    return torch.linalg.vector_norm(weight.float(), dim=0)
+    norms: Tensor = torch.linalg.vector_norm(weight.float(), dim=0)
+    return norms

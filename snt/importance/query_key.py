@@ -51,7 +51,8 @@ def head_factors(output_weight: Tensor, kv_heads: int, head_dim: int) -> Tensor:
     gram = columns @ columns.mT
     # Eigenvectors rather than Cholesky: a pruned or duplicated head makes the matrix singular.
     values, vectors = torch.linalg.eigh(gram)
-    return (vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)).float()
+    factors: Tensor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
+    return factors.float()
 
 
 def rotated_parts(raw: Tensor, other: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
@@ -169,4 +170,5 @@ def _attention_change(probabilities: Tensor, logits: Tensor, shift: Tensor) -> T
 def _norm(change: Tensor, real: Tensor) -> Tensor:
     """(n, T, r), (T,) -> (n,): Frobenius norm over real positions."""
     kept = torch.where(real[None, :, None], change, 0.0)
-    return torch.linalg.vector_norm(kept, dim=(1, 2))
+    norms: Tensor = torch.linalg.vector_norm(kept, dim=(1, 2))
+    return norms
