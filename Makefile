@@ -16,6 +16,6 @@ test: install
 	$(BIN)/pytest
 
 check: install
-	$(BIN)/ruff check snt tests
-	$(BIN)/ruff format --check snt tests
+	$(BIN)/ruff check snt backends tests
+	$(BIN)/ruff format --check snt backends tests
 	$(BIN)/mypy

@@ -1,0 +1,165 @@
+"""The whole model in one process, in full or half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from snt.anatomy import Anatomy, anatomy_of
+from snt.backend import Batch, LayerActivations, Visitor
+from snt.errors import RunFailure
+
+name = "full"
+summary = "the whole model in one process, full or half precision, CPU or one GPU"
+
+_ATTENTION = "snt_observed"
+
+
+def load(directory: Path, dtype: torch.dtype | None = None) -> FullModel:
+    """Load a model directory; `dtype` defaults to the checkpoint's."""
+    anatomy = anatomy_of(AutoConfig.from_pretrained(directory))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or "auto")
+    model.to(device).eval().requires_grad_(False)
+    return FullModel(model, AutoTokenizer.from_pretrained(directory), anatomy, device)
+
+
+@dataclass(frozen=True)
+class FullModel:
+    """A transformers model that is wholly in memory."""
+
+    model: Any
+    tokenizer: Any
+    anatomy: Anatomy
+    device: torch.device
+
+    def module(self, layer: int, module: str) -> nn.Module:
+        found: nn.Module = self._layer(layer).get_submodule(module)
+        return found
+
+    def weight(self, layer: int, module: str) -> Tensor:
+        weight: Any = self.module(layer, module).weight
+        return weight.detach().float()  # type: ignore[no-any-return]
+
+    def hidden(self, batch: Batch) -> Tensor:
+        decoder = self.model.get_submodule(self.anatomy.family.decoder)
+        output: Tensor = decoder(
+            input_ids=batch.input_ids.to(self.device),
+            attention_mask=batch.real.to(self.device).long(),
+            use_cache=False,
+        ).last_hidden_state
+        return output
+
+    def observe(self, batches: Iterable[Batch], visitor: Visitor) -> None:
+        with torch.inference_mode(), _observed(self) as seen:
+            for batch in batches:
+                on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
+                seen.visit = lambda layer, activations, b=on_device: visitor(
+                    layer, b, activations, self
+                )
+                seen.layers_seen = 0
+                self.hidden(on_device)
+                if seen.layers_seen != self.anatomy.layers:
+                    raise RunFailure(
+                        f"{seen.layers_seen} of {self.anatomy.layers} layers were observed; "
+                        f"model type {self.anatomy.model_type!r} bypasses its attention interface"
+                    )
+
+    def _layer(self, layer: int) -> nn.Module:
+        layers: Any = self.model.get_submodule(self.anatomy.family.layers)
+        return layers[layer]  # type: ignore[no-any-return]
+
+
+@dataclass
+class _Seen:
+    """Tensors of the layer that is running; they are handed on at its down projection."""
+
+    visit: Any = None
+    layers_seen: int = 0
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def _observed(model: FullModel) -> Iterator[_Seen]:
+    """Hooks on every layer, and an attention that shows what it computes; all undone at the end."""
+    seen = _Seen()
+    anatomy, family = model.anatomy, model.anatomy.family
+
+    def attention(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
+    ) -> tuple[Tensor, None]:
+        repeat = query.shape[1] // key.shape[1]
+        logits = (query @ key.repeat_interleave(repeat, 1).mT).float() * scaling
+        if mask is not None:
+            logits = logits + mask[..., : key.shape[2]].float()
+        weights = logits.softmax(-1).to(query.dtype)
+        attended = weights @ value.repeat_interleave(repeat, 1)
+        seen.parts.update(query=query, key=key, value=value, logits=logits, scale=scaling)
+        seen.parts.update(attended=attended)
+        return attended.transpose(1, 2).contiguous(), None
+
+    def split(flat: Tensor) -> Tensor:
+        return flat.view(*flat.shape[:2], -1, anatomy.head_dim).transpose(1, 2).float()
+
+    def finish(layer: int, middle: Tensor) -> None:
+        parts = seen.parts
+        cos, sin = (part.expand(len(middle), -1, -1).float() for part in parts["rope"])
+        activations = LayerActivations(
+            middle=middle,
+            query_raw=split(parts["query_raw"]),
+            key_raw=split(parts["key_raw"]),
+            query=parts["query"].float(),
+            key=parts["key"].float(),
+            value=parts["value"].float(),
+            cos=cos,
+            sin=sin,
+            logits=parts["logits"],
+            attended=parts["attended"].float(),
+            scale=parts["scale"],
+        )
+        parts.clear()
+        seen.layers_seen += 1
+        seen.visit(layer, activations)
+
+    def keep(part: str) -> Any:
+        return lambda _module, _inputs, output: seen.parts.__setitem__(part, output)
+
+    def rope(_module: Any, _args: Any, keywords: Any) -> None:
+        seen.parts["rope"] = keywords["position_embeddings"]
+
+    AttentionInterface.register(_ATTENTION, attention)
+    # Without a mask of its own, a registered attention silently becomes non-causal.
+    AttentionMaskInterface.register(_ATTENTION, eager_mask)
+    before = model.model.config._attn_implementation
+    hooks = []
+    try:
+        model.model.set_attn_implementation(_ATTENTION)
+        for layer in range(anatomy.layers):
+            hooks += [
+                model.module(layer, family.query).register_forward_hook(keep("query_raw")),
+                model.module(layer, family.key).register_forward_hook(keep("key_raw")),
+                model.module(layer, family.attention).register_forward_pre_hook(
+                    rope, with_kwargs=True
+                ),
+                model.module(layer, family.down).register_forward_pre_hook(
+                    lambda _module, inputs, at=layer: finish(at, inputs[0])
+                ),
+            ]
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.model.set_attn_implementation(before)

@@ -1,0 +1,127 @@
+"""The door for backends: what holds a model's weights, and how the work above reaches them.
+
+A backend is found by its name in the entry-point group `snt.backends`; built-ins use the same door
+as anybody else's. Only the chosen one is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from snt.errors import RequestError, UnavailableError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, dtype, nn
+
+    from snt.anatomy import Anatomy
+
+GROUP = "snt.backends"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of similar length. input_ids: (B, T) int64; real: (B, T) bool, False at padding."""
+
+    input_ids: Tensor
+    real: Tensor
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """What one decoder layer computed for one batch.
+
+    middle: (B, T, F), input of the down projection. query_raw: (B, H, T, D) and key_raw:
+    (B, G, T, D), before RoPE; query, key, value the same after it. cos, sin: (B, T, D).
+    logits: (B, H, T, T) float32, scaled and masked. attended: (B, H, T, D). scale: on query·key.
+    """
+
+    middle: Tensor
+    query_raw: Tensor
+    key_raw: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    cos: Tensor
+    sin: Tensor
+    logits: Tensor
+    attended: Tensor
+    scale: float
+
+
+class Visitor(Protocol):
+    """Called once per (batch, layer), in any order, with weights at hand as float32."""
+
+    def __call__(
+        self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
+    ) -> None: ...
+
+
+class LoadedModel(Protocol):
+    """A model that a backend holds."""
+
+    @property
+    def anatomy(self) -> Anatomy: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def device(self) -> device: ...
+
+    def observe(self, batches: Iterable[Batch], visitor: Visitor) -> None:
+        """Run every batch through the decoder and show each layer to `visitor`."""
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Final hidden states (B, T, d_model), before the language-model head."""
+
+    def weight(self, layer: int, module: str) -> Tensor:
+        """A weight (d_out, d_in) of a decoder layer as float32."""
+
+    def module(self, layer: int, module: str) -> nn.Module:
+        """A module of a decoder layer, to attach trainable deltas to."""
+
+
+class Backend(Protocol):
+    """What an entry point of the group names: an object that loads models."""
+
+    name: str
+    summary: str
+
+    def load(self, directory: Path, dtype: dtype | None = None) -> LoadedModel:
+        """Load a model directory. Raises RequestError for a family that is not served."""
+
+
+def backend_names() -> list[str]:
+    """Installed backends, sorted, none of them imported. Duplicate names are refused."""
+    return sorted(_installed())
+
+
+def get_backend(name: str) -> Backend:
+    """Import the backend `name`. Raises UnknownNameError or UnavailableError with its fault."""
+    installed = _installed()
+    if name not in installed:
+        raise unknown_name("backend", name, installed)
+    try:
+        backend: Backend = installed[name].load()
+    except Exception as error:  # a plugin may fail in any way it likes
+        raise UnavailableError(
+            f"backend {name!r} ({installed[name].value}) cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return backend
+
+
+def _installed() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in found and found[point.name].value != point.value:
+            raise RequestError(
+                f"two backends are named {point.name!r}: {found[point.name].value} and "
+                f"{point.value}; uninstall one of them"
+            )
+        found[point.name] = point
+    return found
