@@ -1,7 +1,7 @@
 """From scores to neurons: named selections, cut in milliseconds without the model.
 
-`budget` is this project's (solve for the rank fraction), `contrast` ranks neurons by the effect
-`budget` is this project's (solve for the rank), `contrast` ranks neurons by the effect
+`budget` (solve for the rank) and `contrast` (the effect size between two corpora) are this
+project's; `subtract` is the paper's RSN step, N_safe \\ N_foundation.
 """
 
 from __future__ import annotations
