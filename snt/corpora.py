@@ -18,6 +18,7 @@ BUILT_IN: Mapping[str, str] = {
     "refusals": "prompt",
     "harmless": "prompt",
     "lookalike": "prompt",
+    "prose": "text",
 }
 _COLUMNS = ("prompt", "text", "question", "instruction")
 

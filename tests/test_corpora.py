@@ -11,7 +11,7 @@ import pytest
 from snt import corpora
 from snt.errors import FormatError, MissingFileError, RequestError, UnknownNameError
 
-WRITTEN = ("harmful", "refusals", "harmless", "lookalike")
+WRITTEN = ("harmful", "refusals", "harmless", "lookalike", "prose")
 
 
 def test_sizes() -> None:
@@ -20,6 +20,7 @@ def test_sizes() -> None:
     assert len({row["category"] for row in harmful.rows}) == 10
     assert len(corpora.built_in("refusals").texts) >= 80
     assert len(corpora.built_in("harmless").texts) >= 400
+    assert len(corpora.built_in("prose").texts) >= 60
     lookalike = corpora.built_in("lookalike")
     assert len(lookalike.texts) >= 120
     assert len({row["type"] for row in lookalike.rows}) == 10
@@ -32,7 +33,7 @@ def test_prompts_are_distinct_and_clean(name: str) -> None:
     assert all(text == text.strip() and text.isascii() for text in texts)
 
 
-@pytest.mark.parametrize("name", ["harmful", "harmless", "lookalike"])
+@pytest.mark.parametrize("name", ["harmful", "harmless", "lookalike", "prose"])
 def test_splits_are_fixed_disjoint_and_cover(name: str) -> None:
     whole = corpora.built_in(name)
     parts = [corpora.built_in(name, split).texts for split in corpora.SPLITS]
