@@ -34,11 +34,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.model.layers.parameters():
             if parameter.dim() == 2:
                 parameter.normal_(0.0, 0.3)
-        layer.mlp.down_proj.weight[:, 7] *= 50
+        layer.mlp.down_proj.weight[:, 7] *= 1000
         # Query, key and value in one group: queries of a group with quiet values change little.
         layer.self_attn.q_proj.weight[5] *= 8
         layer.self_attn.k_proj.weight[1] *= 8
-        layer.self_attn.v_proj.weight[2] *= 50
+        layer.self_attn.v_proj.weight[2] *= 1000
     folder = tmp_path_factory.mktemp("pico") / "pico-llama"
     model.save_pretrained(folder)
     words = Tokenizer(WordLevel({str(i): i for i in range(32)}, unk_token="0"))
@@ -46,7 +46,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PROMPTS = [[int(x) for x in torch.randint(1, 32, (n,))] for n in (3, 9, 5, 1, 7, 4)]
+# A generator of its own: the planted neurons must not depend on what other tests have drawn.
+_DRAW = torch.Generator().manual_seed(1)
+PROMPTS = [torch.randint(1, 32, (n,), generator=_DRAW).tolist() for n in (3, 9, 5, 1, 7, 4)]
 
 
 def test_the_backend_comes_through_the_entry_point() -> None:

@@ -78,13 +78,13 @@ def query_importance(attention: Attention, factors: Tensor) -> Tensor:
     per_group = heads // attention.key.shape[1]
     result = attention.query.new_empty(batch, heads, dim)
     probabilities = attention.logits.softmax(dim=-1)
+    # A head's own block of the factor has rank D at most, so it is made D × D again.
+    narrow = [_narrow(block) for group_factor in factors for block in group_factor.split(dim)]
     for row in range(batch):
         real = attention.real[row]
         for head in range(heads):
-            group, place = divmod(head, per_group)
-            factor = factors[group, place * dim : (place + 1) * dim]
-            # The head's own block of the factor has rank D at most, so it is made D × D again.
-            mixed = attention.value[row, group] @ _narrow(factor)
+            group = head // per_group
+            mixed = attention.value[row, group] @ narrow[head]
             a, b, c, e = rotated_parts(
                 attention.query_raw[row, head] * attention.scale,
                 attention.key[row, group],
