@@ -12,7 +12,7 @@ from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
 from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.query_key import Attention, head_factors, key_importance, query_importance
+from snt.importance.query_key import head_factors, key_importance, query_importance
 from snt.importance.value import value_gram, value_importance
 from snt.scores import NeuronScores, Place, Scores
 
@@ -61,7 +61,7 @@ class _Collector:
     kinds: tuple[str, ...]
     on_layer: Callable[[], None] | None
     places: dict[Place, NeuronScores] = field(default_factory=dict)
-    weights: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    weights: dict[int, _WeightTerms] = field(default_factory=dict)
 
     def __call__(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
@@ -83,33 +83,32 @@ class _Collector:
     ) -> dict[str, Tensor]:
         if layer not in self.weights:
             self.weights[layer] = _weight_terms(layer, model)
-        down_norms, gram, factors = self.weights[layer]
-        attention = Attention(
-            logits=seen.logits,
-            query_raw=seen.query_raw,
-            key_raw=seen.key_raw,
-            query=seen.query,
-            key=seen.key,
-            value=seen.value,
-            cos=seen.cos,
-            sin=seen.sin,
-            real=batch.real,
-            scale=seen.scale,
-        )
+        terms, real = self.weights[layer], batch.real
         maths: dict[str, Callable[[], Tensor]] = {
-            "ffn": lambda: ffn_importance(seen.middle, down_norms, batch.real),
-            "q": lambda: query_importance(attention, factors),
-            "k": lambda: key_importance(attention, factors),
-            "v": lambda: value_importance(seen.attended, gram, batch.real),
+            "ffn": lambda: ffn_importance(seen.middle, terms.down_norms, real),
+            "q": lambda: query_importance(seen, real, terms.query_factors),
+            "k": lambda: key_importance(seen, real, terms.key_factors),
+            "v": lambda: value_importance(seen.attended, terms.value_gram, real),
         }
         return {kind: maths[kind]() for kind in self.kinds}
 
 
-def _weight_terms(layer: int, model: LoadedModel) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class _WeightTerms:
+    """What the importances of one layer take from its weights alone."""
+
+    down_norms: Tensor
+    value_gram: Tensor
+    query_factors: Tensor
+    key_factors: Tensor
+
+
+def _weight_terms(layer: int, model: LoadedModel) -> _WeightTerms:
     anatomy, family = model.anatomy, model.anatomy.family
     output = model.weight(layer, family.output)
-    return (
+    return _WeightTerms(
         column_norms(model.weight(layer, family.down)),
         value_gram(output, anatomy.kv_heads, anatomy.head_dim),
-        head_factors(output, anatomy.kv_heads, anatomy.head_dim),
+        head_factors(output, anatomy.heads),
+        head_factors(output, anatomy.kv_heads),
     )

@@ -11,8 +11,9 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.models.auto import CONFIG_MAPPING
 
 from snt.anatomy import Anatomy, anatomy_of
+from snt.backend import LayerActivations
 from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.query_key import Attention, head_factors, key_importance, query_importance
+from snt.importance.query_key import head_factors, key_importance, query_importance
 from snt.importance.value import value_gram, value_importance
 
 SIZES = {
@@ -82,7 +83,9 @@ def _exact(seen: dict[str, Any], layer: Any, anatomy: Anatomy, real: Any) -> dic
         return flat.view(batch, tokens, -1, anatomy.head_dim).transpose(1, 2)
 
     cos, sin = (part.expand(batch, -1, -1) for part in seen["rope"])
-    attention = Attention(
+    attention = LayerActivations(
+        middle=seen["middle"],
+        attended=seen["attended"],
         logits=seen["logits"],
         query_raw=split(seen["query_raw"]),
         key_raw=split(seen["key_raw"]),
@@ -91,16 +94,15 @@ def _exact(seen: dict[str, Any], layer: Any, anatomy: Anatomy, real: Any) -> dic
         value=seen["value"],
         cos=cos,
         sin=sin,
-        real=real,
         scale=seen["scale"],
     )
-    factors = head_factors(output, anatomy.kv_heads, anatomy.head_dim)
+    per_head, per_group = (head_factors(output, n) for n in (anatomy.heads, anatomy.kv_heads))
     gram = value_gram(output, anatomy.kv_heads, anatomy.head_dim)
     down = column_norms(layer.mlp.down_proj.weight.detach())
     return {
         "ffn": ffn_importance(seen["middle"], down, real),
-        "q": query_importance(attention, factors),
-        "k": key_importance(attention, factors),
+        "q": query_importance(attention, real, per_head),
+        "k": key_importance(attention, real, per_group),
         "v": value_importance(seen["attended"], gram, real),
     }
 

@@ -7,168 +7,213 @@ head in its group. With A = P∘expm1(−Δ) and z = row sums of A, the new atte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from snt.backend import LayerActivations
+
 # Beyond this |Δ| the product form loses digits: 1 + z cancels when the mass of a row is moved away,
 # and far beyond it the exponential overflows.
 _SAFE_SHIFT = 4.0
-# Elements of one (neurons × T × T) block: it should stay in a core's cache.
+# Elements of one (neurons × rows × heads × columns) block: large enough that dispatching an
+# operation costs little beside running it, small enough to stay near the cores.
 _BLOCK = 1 << 19
+# A block of rows i sees only the columns j ≤ i; about three blocks save most of the empty half.
+_ROW_BLOCKS = 3
 
 
 @dataclass(frozen=True)
-class Attention:
-    """What one layer's attention computed for one batch, in float32.
+class _Removal:
+    """What the units (query heads, or key heads with their m query heads) of one prompt need.
 
-    logits: (B, H, T, T) scaled and masked scores, −inf or very negative where masked.
-    query_raw: (B, H, T, D) and key_raw: (B, G, T, D), before RoPE. query: (B, H, T, D) and
-    key, value: (B, G, T, D), after it. cos, sin: (B, T, D), rotate-half layout. real: (B, T) bool.
-    scale: the factor on query·key.
+    probabilities, logits: (U, m, T, T). on_rows: two (U, D, m, T) and on_columns: two
+    (U, D, 1 or m, T), with Δ_ij = Σ on_rows_i · on_columns_j. mixed: (U, m, T, r), the values
+    through the output projection, up to a rotation.
     """
 
+    probabilities: Tensor
     logits: Tensor
-    query_raw: Tensor
-    key_raw: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    cos: Tensor
-    sin: Tensor
-    real: Tensor
-    scale: float
+    on_rows: tuple[Tensor, Tensor]
+    on_columns: tuple[Tensor, Tensor]
+    mixed: Tensor
 
 
-def head_factors(output_weight: Tensor, kv_heads: int, head_dim: int) -> Tensor:
-    """Factor of each group's output Gram matrix: (d_model, H·D) -> (G, n·D, r).
+def head_factors(output_weight: Tensor, groups: int) -> Tensor:
+    """Factor of each group's output Gram matrix: (d_model, H·D) -> (groups, n·D, n·D).
 
-    Stacked over the n heads of a group, ‖Σ_h x_h W_o,hᵀ‖ = ‖[x_1 … x_n] F‖ with F = head_factors,
-    r = n·D, so that d_model never appears again.
+    Stacked over the n = H / groups heads of a group, ‖Σ_h x_h W_o,hᵀ‖ = ‖[x_1 … x_n] F‖ with F the
+    factor, so that d_model never appears again.
     """
-    columns = output_weight.double().view(output_weight.shape[0], kv_heads, -1).permute(1, 2, 0)
-    gram = columns @ columns.mT
+    columns = output_weight.double().view(output_weight.shape[0], groups, -1).permute(1, 2, 0)
     # Eigenvectors rather than Cholesky: a pruned or duplicated head makes the matrix singular.
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = torch.linalg.eigh(columns @ columns.mT)
     factors: Tensor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
     return factors.float()
 
 
-def rotated_parts(raw: Tensor, other: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-    """The two terms of (R_i e_d raw_id)·other_j for every d: coefficients and counterparts.
-
-    R_i e_d has cos_i[d] at d and ±sin_i at its partner. raw, other, cos, sin: (T, D).
-    Returns a, b (T, D) of position i and c, e (T, D) of position j with the product
-    a_i[d]·c_j[d] + b_i[d]·e_j[d].
-    """
-    half = raw.shape[-1] // 2
-    # rotate_half puts −x[d + half] at d < half and x[d − half] at d ≥ half.
-    partner = torch.cat([other[..., half:], other[..., :half]], dim=-1)
-    sine = torch.cat([sin[..., half:], -sin[..., :half]], dim=-1)
-    return raw * cos, raw * sine, other, partner
-
-
-def query_importance(attention: Attention, factors: Tensor) -> Tensor:
+def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
     """‖block(x) without (h, d) − block(x)‖ for every query neuron -> (B, H·D) float32.
 
-    factors: (G, n·D, n·D) from `head_factors`.
+    real: (B, T) bool, False at padding. factors: (H, D, D), from `head_factors` with H groups.
     """
-    batch, heads, tokens, dim = attention.query.shape
-    per_group = heads // attention.key.shape[1]
-    result = attention.query.new_empty(batch, heads, dim)
-    probabilities = attention.logits.softmax(dim=-1)
-    # A head's own block of the factor has rank D at most, so it is made D × D again.
-    narrow = [_narrow(block) for group_factor in factors for block in group_factor.split(dim)]
-    for row in range(batch):
-        real = attention.real[row]
-        for head in range(heads):
-            group = head // per_group
-            mixed = attention.value[row, group] @ narrow[head]
-            a, b, c, e = rotated_parts(
-                attention.query_raw[row, head] * attention.scale,
-                attention.key[row, group],
-                attention.cos[row],
-                attention.sin[row],
-            )
-            p, logits = probabilities[row, head], attention.logits[row, head]
-            step = max(1, _BLOCK // (tokens * tokens))
-            for start in range(0, dim, step):
-                chosen = slice(start, start + step)
-                shift = _outer(a[:, chosen], c[:, chosen]) + _outer(b[:, chosen], e[:, chosen])
-                change = _attention_change(p, logits, shift) @ mixed
-                result[row, head, chosen] = _norm(change, real)
-    return result.reshape(batch, heads * dim)
+    heads = seen.query.shape[1]
+    per_group = heads // seen.key.shape[1]
+    rows = []
+    for row, kept in enumerate(real):
+        key = seen.key[row][:, kept].repeat_interleave(per_group, 0)
+        value = seen.value[row][:, kept].repeat_interleave(per_group, 0)
+        logits = seen.logits[row][:, kept][:, :, kept].unsqueeze(1)
+        cos, sin = seen.cos[row][kept], seen.sin[row][kept]
+        raw = seen.query_raw[row][:, kept] * seen.scale
+        own = _own_terms(raw, cos, sin)
+        other = (_lanes(key), _lanes(_partner(key)))
+        mixed = (value @ factors).unsqueeze(1)
+        removal = _Removal(logits.softmax(dim=-1), logits, own, other, mixed)
+        rows.append(_importance(removal))
+    return torch.stack(rows)
 
 
-def key_importance(attention: Attention, factors: Tensor) -> Tensor:
+def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
     """‖block(x) without (g, d) − block(x)‖ for every key neuron -> (B, G·D) float32.
 
     The heads of a group add before the norm is taken, so their cross terms count.
+    real: (B, T) bool, False at padding. factors: (G, n·D, n·D), from `head_factors` with G groups.
     """
-    batch, heads, tokens, dim = attention.query.shape
-    groups = attention.key.shape[1]
-    per_group = heads // groups
-    result = attention.query.new_empty(batch, groups, dim)
-    probabilities = attention.logits.softmax(dim=-1)
-    step = max(1, _BLOCK // (tokens * tokens))
-    for row in range(batch):
-        real = attention.real[row]
-        for group in range(groups):
-            for start in range(0, dim, step):
-                chosen = slice(start, start + step)
-                change: Tensor | None = None
-                for place in range(per_group):
-                    head = group * per_group + place
-                    mixed = (
-                        attention.value[row, group]
-                        @ factors[group, place * dim : (place + 1) * dim]
-                    )
-                    a, b, c, e = rotated_parts(
-                        attention.key_raw[row, group] * attention.scale,
-                        attention.query[row, head],
-                        attention.cos[row],
-                        attention.sin[row],
-                    )
-                    shift = _outer(c[:, chosen], a[:, chosen]) + _outer(e[:, chosen], b[:, chosen])
-                    part = (
-                        _attention_change(
-                            probabilities[row, head], attention.logits[row, head], shift
-                        )
-                        @ mixed
-                    )
-                    change = part if change is None else change.add_(part)
-                assert change is not None  # a group has at least one head
-                result[row, group, chosen] = _norm(change, real)
-    return result.reshape(batch, groups * dim)
+    groups = seen.key.shape[1]
+    rows = []
+    for row, kept in enumerate(real):
+        query = seen.query[row][:, kept].unflatten(0, (groups, -1))
+        logits = seen.logits[row][:, kept][:, :, kept].unflatten(0, (groups, -1))
+        cos, sin = seen.cos[row][kept], seen.sin[row][kept]
+        raw = seen.key_raw[row][:, kept] * seen.scale
+        own = _own_terms(raw, cos, sin)
+        other = (query.permute(0, 3, 1, 2), _partner(query).permute(0, 3, 1, 2))
+        by_head = factors.unflatten(1, (query.shape[1], -1))
+        mixed = seen.value[row][:, kept].unsqueeze(1) @ by_head
+        rows.append(_importance(_Removal(logits.softmax(dim=-1), logits, other, own, mixed)))
+    return torch.stack(rows)
 
 
-def _narrow(factor: Tensor) -> Tensor:
-    """(D, r) -> (D, D) with the same products of rows: F Fᵀ is kept."""
-    if factor.shape[1] <= factor.shape[0]:
-        return factor
-    triangular: Tensor = torch.linalg.qr(factor.mT.double()).R
-    return triangular.mT.float()
+def _own_terms(raw: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotated coordinate d alone has cos at d and ±sin at its partner: two (U, D, 1, T).
+
+    raw: (U, T, D) before RoPE; cos, sin: (T, D), rotate-half layout.
+    """
+    half = raw.shape[-1] // 2
+    # rotate_half puts −x[d + half] at d < half and x[d − half] at d ≥ half.
+    signed = torch.cat([sin[..., half:], -sin[..., :half]], dim=-1)
+    return _lanes(raw * cos), _lanes(raw * signed)
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """(T, n), (T, n) -> (n, T, T)."""
-    return left.mT.unsqueeze(-1) * right.mT.unsqueeze(-2)
+def _partner(rotated: Tensor) -> Tensor:
+    half = rotated.shape[-1] // 2
+    return torch.cat([rotated[..., half:], rotated[..., :half]], dim=-1)
 
 
-def _attention_change(probabilities: Tensor, logits: Tensor, shift: Tensor) -> Tensor:
-    """softmax(logits − shift) − softmax(logits): (T, T), (T, T), (n, T, T) -> (n, T, T)."""
-    change = torch.expm1(-shift).mul_(probabilities)
+def _lanes(flat: Tensor) -> Tensor:
+    """(U, T, D) -> (U, D, 1, T)."""
+    return flat.mT.unsqueeze(2)
+
+
+def _importance(removal: _Removal) -> Tensor:
+    """Norms of the block's change for every neuron (u, d) -> (U·D,)."""
+    units, dim = removal.on_columns[0].shape[:2]
+    tokens = removal.mixed.shape[2]
+    squared = removal.mixed.new_zeros(units, dim)
+    factor = _lower_factor(removal.mixed)
+    for low, high in _row_blocks(tokens, dim * removal.mixed.shape[1]):
+        for some in _unit_chunks(removal, high - low, high):
+            change = _attention_change(removal, some, low, high)
+            change = change.flatten(3).flatten(1, 2) @ _of_columns(factor[some], removal, high)
+            norms = torch.linalg.vector_norm(change.unflatten(1, (dim, -1)), dim=(2, 3))
+            squared[some] += norms.square()
+    result = squared.sqrt()
+    _redo_large(removal, result)
+    return result.flatten()
+
+
+def _attention_change(removal: _Removal, some: slice, low: int, high: int) -> Tensor:
+    """P' − P of rows low to high, which see columns up to high -> (u, D, rows, m, high)."""
+    (rows_1, rows_2), (columns_1, columns_2) = removal.on_rows, removal.on_columns
+
+    def by_row(part: Tensor) -> Tensor:
+        return part[some, :, :, low:high].transpose(2, 3).unsqueeze(-1)
+
+    def by_column(part: Tensor) -> Tensor:
+        return part[some, :, :, :high].unsqueeze(2)
+
+    kept = removal.probabilities[some, :, low:high, :high].transpose(1, 2).unsqueeze(1)
+    change = by_row(rows_1).neg() * by_column(columns_1)
+    change.addcmul_(by_row(rows_2), by_column(columns_2), value=-1.0)
+    change.expm1_().mul_(kept)
     total = change.sum(dim=-1, keepdim=True)
-    change.addcmul_(total, probabilities, value=-1.0).div_(1.0 + total)
-    large = shift.abs().amax(dim=(1, 2)) > _SAFE_SHIFT
-    if bool(large.any()):
-        change[large] = (logits - shift[large]).softmax(dim=-1) - probabilities
-    return change
+    change.addcmul_(total, kept, value=-1.0)
+    return change.mul_((1.0 + total).reciprocal_())
 
 
-def _norm(change: Tensor, real: Tensor) -> Tensor:
-    """(n, T, r), (T,) -> (n,): Frobenius norm over real positions."""
-    kept = torch.where(real[None, :, None], change, 0.0)
-    norms: Tensor = torch.linalg.vector_norm(kept, dim=(1, 2))
-    return norms
+def _redo_large(removal: _Removal, result: Tensor) -> None:
+    """Neurons whose |Δ| may pass the safe bound, by the direct difference of two softmaxes."""
+    dim, tokens = removal.on_columns[0].shape[1], removal.mixed.shape[2]
+    large = _shift_bound(removal) > _SAFE_SHIFT
+    step = max(1, _BLOCK // (removal.mixed.shape[1] * tokens * tokens))
+    for unit in large.any(dim=1).nonzero().flatten().tolist():
+        coordinates = large[unit].nonzero().flatten()
+        for chosen in coordinates.split(min(step, dim)):
+            shift = removal.mixed.new_zeros(1)
+            for rows, columns in zip(removal.on_rows, removal.on_columns, strict=True):
+                shift = shift + rows[unit, chosen].unsqueeze(-1) * columns[unit, chosen].unsqueeze(
+                    -2
+                )
+            changed = (removal.logits[unit] - shift).softmax(dim=-1) - removal.probabilities[unit]
+            change = torch.einsum("chij,hjr->cir", changed, removal.mixed[unit])
+            result[unit, chosen] = torch.linalg.vector_norm(change, dim=(1, 2))
+
+
+def _shift_bound(removal: _Removal) -> Tensor:
+    """An upper bound of |Δ| for every neuron -> (U, D), without forming Δ."""
+    products = [
+        rows.abs().amax(dim=3) * columns.abs().amax(dim=3)
+        for rows, columns in zip(removal.on_rows, removal.on_columns, strict=True)
+    ]
+    return sum(products, torch.zeros_like(products[0])).amax(dim=2)
+
+
+def _lower_factor(mixed: Tensor) -> Tensor:
+    """(U, m, T, r) -> (U, T·m, s), position by position, with the same products of rows.
+
+    Where T·m ≤ r the factor is square and lower triangular, so that the first rows need the first
+    columns alone; where the values are linearly dependent it is `mixed` itself.
+    """
+    units, per_unit, tokens, width = mixed.shape
+    stacked = mixed.transpose(1, 2).reshape(units, tokens * per_unit, width)
+    if tokens * per_unit > width:
+        return stacked
+    double = stacked.double()
+    lower, failed = torch.linalg.cholesky_ex(double @ double.mT)
+    return stacked if bool(failed.any()) else lower.float()
+
+
+def _of_columns(factor: Tensor, removal: _Removal, high: int) -> Tensor:
+    """The factor's rows for columns below `high`, ordered (head, column) -> (u, m·high, s)."""
+    per_unit, tokens = removal.mixed.shape[1:3]
+    square = factor.shape[1] == factor.shape[2]
+    width = high * per_unit if square else factor.shape[2]
+    rows = factor[:, : high * per_unit, :width].unflatten(1, (high, per_unit))
+    return rows.transpose(1, 2).flatten(1, 2)
+
+
+def _row_blocks(tokens: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """(low, high) of successive blocks of rows; `lanes` elements stand at each (row, column)."""
+    step = min(-(-tokens // _ROW_BLOCKS), max(1, _BLOCK // (lanes * tokens)))
+    for low in range(0, tokens, step):
+        yield low, min(low + step, tokens)
+
+
+def _unit_chunks(removal: _Removal, rows: int, columns: int) -> Iterator[slice]:
+    units, dim = removal.on_columns[0].shape[:2]
+    step = max(1, _BLOCK // (dim * removal.mixed.shape[1] * rows * columns))
+    for start in range(0, units, step):
+        yield slice(start, start + step)
