@@ -85,16 +85,21 @@ def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Ten
     groups = seen.key.shape[1]
     rows = []
     for row, kept in enumerate(real):
-        query = seen.query[row][:, kept].unflatten(0, (groups, -1))
-        logits = seen.logits[row][:, kept][:, :, kept].unflatten(0, (groups, -1))
+        query = _by_group(seen.query[row][:, kept], groups)
+        logits = _by_group(seen.logits[row][:, kept][:, :, kept], groups)
         cos, sin = seen.cos[row][kept], seen.sin[row][kept]
         raw = seen.key_raw[row][:, kept] * seen.scale
         own = _own_terms(raw, cos, sin)
         other = (query.permute(0, 3, 1, 2), _partner(query).permute(0, 3, 1, 2))
-        by_head = factors.unflatten(1, (query.shape[1], -1))
+        by_head = factors.view(groups, query.shape[1], -1, factors.shape[-1])
         mixed = seen.value[row][:, kept].unsqueeze(1) @ by_head
         rows.append(_importance(_Removal(logits.softmax(dim=-1), logits, other, own, mixed)))
     return torch.stack(rows)
+
+
+def _by_group(heads: Tensor, groups: int) -> Tensor:
+    """(H, T, ·) -> (G, n, T, ·)."""
+    return heads.reshape(groups, -1, *heads.shape[1:])
 
 
 def _own_terms(raw: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +133,7 @@ def _importance(removal: _Removal) -> Tensor:
         for some in _unit_chunks(removal, high - low, high):
             change = _attention_change(removal, some, low, high)
             change = change.flatten(3).flatten(1, 2) @ _of_columns(factor[some], removal, high)
-            norms = torch.linalg.vector_norm(change.unflatten(1, (dim, -1)), dim=(2, 3))
+            norms = torch.linalg.vector_norm(change.view(len(change), dim, -1), dim=2)
             squared[some] += norms.square()
     result = squared.sqrt()
     _redo_large(removal, result)
@@ -161,7 +166,7 @@ def _redo_large(removal: _Removal, result: Tensor) -> None:
     step = max(1, _BLOCK // (removal.mixed.shape[1] * tokens * tokens))
     for unit in large.any(dim=1).nonzero().flatten().tolist():
         coordinates = large[unit].nonzero().flatten()
-        for chosen in coordinates.split(min(step, dim)):
+        for chosen in torch.split(coordinates, min(step, dim)):
             shift = removal.mixed.new_zeros(1)
             for rows, columns in zip(removal.on_rows, removal.on_columns, strict=True):
                 shift = shift + rows[unit, chosen].unsqueeze(-1) * columns[unit, chosen].unsqueeze(
@@ -201,7 +206,7 @@ def _of_columns(factor: Tensor, removal: _Removal, high: int) -> Tensor:
     per_unit, tokens = removal.mixed.shape[1:3]
     square = factor.shape[1] == factor.shape[2]
     width = high * per_unit if square else factor.shape[2]
-    rows = factor[:, : high * per_unit, :width].unflatten(1, (high, per_unit))
+    rows = factor[:, : high * per_unit, :width].reshape(-1, high, per_unit, width)
     return rows.transpose(1, 2).flatten(1, 2)
 
 
