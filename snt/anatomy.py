@@ -85,6 +85,11 @@ class Anatomy:
         """Parameters that are removed with one neuron of `kind`, bias entries included."""
         return 3 * self.d_model if kind == "ffn" else self.d_model + int(self.attention_bias)
 
+    def base_rates(self) -> dict[str, float]:
+        """Share of each kind among all neurons of a layer, as fractions."""
+        total = sum(self.size(kind) for kind in KINDS)
+        return {kind: self.size(kind) / total for kind in KINDS}
+
     def slices(self, kind: str) -> tuple[Slice, ...]:
         """The weights that one neuron of `kind` consists of."""
         f = self.family

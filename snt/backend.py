@@ -6,7 +6,8 @@ as anybody else's. Only the chosen one is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -72,14 +73,44 @@ class LoadedModel(Protocol):
     @property
     def device(self) -> device: ...
 
+    @property
+    def context(self) -> int | None:
+        """Largest number of tokens in a sequence, None when the model does not say."""
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model, shared ones counted once."""
+
+    @property
+    def dtype(self) -> dtype:
+        """Precision of the weights."""
+
     def observe(self, batches: Iterable[Batch], visitor: Visitor) -> None:
         """Run every batch through the decoder and show each layer to `visitor`."""
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states (B, T, d_model), before the language-model head."""
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits (..., vocabulary) of final hidden states (..., d_model), float32."""
+
+    def generate(self, batch: Batch, new_tokens: int, stop_ids: Sequence[int]) -> Tensor:
+        """Greedy continuations (B, ≤ new_tokens) of a left-padded batch.
+
+        A row that has ended is filled with one of `stop_ids`.
+        """
+
+    def weight_digests(self) -> Mapping[str, tuple[int, str]]:
+        """Per weight its number of entries and a digest of its bytes, to prove it unchanged."""
+
+    def training(self) -> AbstractContextManager[None]:
+        """While a backward pass is wanted: what this backend must set differently for it."""
+
     def weight(self, layer: int, module: str) -> Tensor:
         """A weight (d_out, d_in) of a decoder layer as float32."""
+
+    def weight_shape(self, layer: int, module: str) -> tuple[int, int]:
+        """(d_out, d_in) of a weight, without reading it."""
 
     def module(self, layer: int, module: str) -> nn.Module:
         """A module of a decoder layer, to attach trainable deltas to."""
@@ -93,6 +124,9 @@ class Backend(Protocol):
 
     def load(self, directory: Path, dtype: dtype | None = None) -> LoadedModel:
         """Load a model directory. Raises RequestError for a family that is not served."""
+
+    def fast_dtype(self) -> dtype:
+        """The precision in which this machine tunes and generates fastest without harm."""
 
 
 def backend_names() -> list[str]:

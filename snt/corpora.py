@@ -1,16 +1,19 @@
-"""Prompts and training pairs: built-in corpora with fixed splits, and the user's own files."""
+"""Prompts and training pairs: built-in corpora with fixed splits, the user's files, the Hub."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snt.errors import FormatError, MissingFileError, RequestError, unknown_name
+from snt.corpus_files import HubReference, Row, read_hub, read_rows
+from snt.errors import FormatError, RequestError, unknown_name
+from snt.progress import Progress, Silence
+from snt.training_pairs import TrainingPairs as TrainingPairs
+from snt.training_pairs import pairs_of
 
 SPLITS = ("detect", "tune", "eval")
 BUILT_IN: Mapping[str, str] = {
@@ -20,7 +23,9 @@ BUILT_IN: Mapping[str, str] = {
     "lookalike": "prompt",
     "prose": "text",
 }
+PAIRS = ("refusals",)  # The built-in corpora that hold responses too.
 _COLUMNS = ("prompt", "text", "question", "instruction")
+_HINT = "A file is given by its path, a dataset of the Hub as hf:ID."
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Corpus:
 
     name: str
     texts: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Row, ...]
 
     @property
     def sha256(self) -> str:
@@ -39,66 +44,111 @@ class Corpus:
             digest.update(json.dumps(text).encode() + b"\n")
         return digest.hexdigest()
 
+    def first(self, limit: int | None) -> Corpus:
+        """The first `limit` texts; all of them when it is None."""
+        return replace(self, texts=self.texts[:limit], rows=self.rows[:limit])
+
     def describe(self) -> dict[str, Any]:
         """Name, row count and digest, as they stand in the metadata of a mask."""
         return {"name": self.name, "rows": len(self.texts), "sha256": self.sha256}
 
 
 def built_in(name: str, split: str | None = None) -> Corpus:
-    """A corpus of the wheel, whole or one of its splits. Raises UnknownNameError."""
+    """A corpus of the wheel, whole or one of its splits.
+
+    Raises UnknownNameError, and RequestError for a split that the corpus does not have.
+    """
     if name not in BUILT_IN:
-        raise unknown_name("corpus", name, BUILT_IN, "A file is given by its path.")
+        raise unknown_name("corpus", name, BUILT_IN, _HINT)
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    path = Path(__file__).parent / "data" / f"{name}.jsonl"
-    rows = tuple(r for r in _jsonl(path) if split is None or r["split"] == split)
+    every = read_rows(Path(__file__).parent / "data" / f"{name}.jsonl")
+    rows = tuple(r for r in every if split is None or r["split"] == split)
+    if not rows:
+        held = sorted({str(r["split"]) for r in every})
+        raise RequestError(f"corpus {name!r} has no split {split!r}; it has {', '.join(held)}")
     label = name if split is None else f"{name}/{split}"
     return Corpus(label, tuple(r[BUILT_IN[name]] for r in rows), rows)
 
 
-def from_file(reference: str) -> Corpus:
-    """Read `FILE[:column]`: .jsonl, .json (a list of objects), .csv or .txt (a prompt a line).
+def load(reference: str, *, offline: bool = False, progress: Progress | None = None) -> Corpus:
+    """A built-in corpus `NAME` or `NAME/SPLIT`, `hf:ID[:config][:split][:column]`, or
+    `FILE[:column]` (.jsonl, .json, .csv, .parquet, .txt).
 
-    Raises MissingFileError, FormatError (file, row and remedy) or RequestError for no prompts.
+    With `offline`, or HF_HUB_OFFLINE set, the Hub is not asked. Raises UnknownNameError,
+    MissingFileError, FormatError (file, row and remedy), RequestError for no prompts or a dataset
+    that cannot be had, and UnavailableError for a missing package.
     """
-    path, column = _split_reference(reference)
-    if not path.is_file():
-        raise MissingFileError(f"corpus file {path} does not exist; give a file or a built-in name")
-    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt}.get(path.suffix)
-    if reader is None:
-        raise RequestError(f"{path}: cannot read {path.suffix!r}; use .jsonl, .json, .csv or .txt")
-    try:
-        rows = tuple(reader(path))
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text: {error}; convert it first") from error
+    found = _built_in_or_none(reference)
+    if found is not None:
+        return found
+    name, rows, column = _rows(reference, offline, progress)
     if not rows:
-        raise RequestError(f"corpus {path} is empty: 0 rows; give at least one prompt")
+        raise RequestError(f"corpus {name} is empty: 0 rows; give at least one prompt")
     chosen = column or next((c for c in _COLUMNS if c in rows[0]), None)
     if chosen is None:
         raise FormatError(
-            f"{path}: no column {' or '.join(_COLUMNS)}; name one of "
-            f"{', '.join(map(str, rows[0]))} as {path.name}:COLUMN"
+            f"{name}: no column {' or '.join(_COLUMNS)}; name one of "
+            f"{', '.join(map(str, rows[0]))} after it, as in FILE:COLUMN"
         )
+    if chosen not in rows[0]:
+        raise unknown_name("column", chosen, map(str, rows[0]), f"They are those of {name}.")
     texts = []
     for number, row in enumerate(rows, start=1):
         value = row.get(chosen)
         if not isinstance(value, str) or not value.strip():
             raise FormatError(
-                f"{path}, row {number}: column {chosen!r} is missing or blank; fill it"
+                f"{name}, row {number}: column {chosen!r} is missing or blank; fill it"
             )
         texts.append(value)
-    return Corpus(path.name, tuple(texts), rows)
+    return Corpus(name, tuple(texts), rows)
 
 
-def load(reference: str) -> Corpus:
-    """A built-in corpus `NAME` or `NAME/SPLIT`, else `FILE[:column]`."""
+def load_pairs(
+    reference: str, *, offline: bool = False, progress: Progress | None = None
+) -> TrainingPairs:
+    """Training pairs: built-in `refusals`, a file, or `hf:ID[:config][:split]`.
+
+    Formats: messages, prompt/completion, prompt/response, Alpaca, GSM8K. Raises as `load` does,
+    and FormatError, which lists the formats, for other columns.
+    """
+    found = _built_in_or_none(reference)
+    if found is not None:
+        if found.name.partition("/")[0] not in PAIRS:
+            raise RequestError(
+                f"corpus {found.name!r} holds prompts alone; built-in pairs: {', '.join(PAIRS)}"
+            )
+        return pairs_of(found.name, found.rows)
+    name, rows, column = _rows(reference, offline, progress)
+    if column is not None:
+        raise RequestError(
+            f"{reference}: training pairs take no column ({column!r}); give the file or dataset "
+            "alone, with columns such as prompt and response"
+        )
+    pairs = pairs_of(name, rows)
+    if pairs.left_out:
+        (progress or Silence()).say(
+            f"{name}: {pairs.left_out} of {len(rows)} rows have a blank response and are left out"
+        )
+    return pairs
+
+
+def _built_in_or_none(reference: str) -> Corpus | None:
     name, _, split = reference.partition("/")
-    if name in BUILT_IN:
-        return built_in(name, split or None)
-    path, _ = _split_reference(reference)
+    return built_in(name, split or None) if name in BUILT_IN else None
+
+
+def _rows(
+    reference: str, offline: bool, progress: Progress | None
+) -> tuple[str, tuple[Row, ...], str | None]:
+    """Name, rows and the named column of a file or a dataset of the Hub."""
+    if reference.startswith("hf:"):
+        hub = HubReference.parse(reference)
+        return hub.name, read_hub(hub, offline=offline, progress=progress), hub.column
+    path, column = _split_reference(reference)
     if not path.exists() and not path.suffix and len(path.parts) == 1:
-        raise unknown_name("corpus", reference, BUILT_IN, "A file is given by its path.")
-    return from_file(reference)
+        raise unknown_name("corpus", reference, BUILT_IN, _HINT)
+    return path.name, read_rows(path), column
 
 
 def _split_reference(reference: str) -> tuple[Path, str | None]:
@@ -106,47 +156,3 @@ def _split_reference(reference: str) -> tuple[Path, str | None]:
         return Path(reference), None
     file, _, column = reference.rpartition(":")
     return Path(file), column
-
-
-def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise FormatError(
-                    f"{path}, line {number}: not JSON ({error.msg}); mend it"
-                ) from error
-            yield _as_object(path, number, row)
-
-
-def _json(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise FormatError(
-            f"{path}: not JSON, line {error.lineno} ({error.msg}); mend it"
-        ) from error
-    if not isinstance(rows, list):
-        raise FormatError(f"{path}: {type(rows).__name__} at the top; a list of objects is needed")
-    for number, row in enumerate(rows, start=1):
-        yield _as_object(path, number, row)
-
-
-def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _txt(path: Path) -> Iterator[Mapping[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield {"text": line.strip()}
-
-
-def _as_object(path: Path, number: int, row: Any) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise FormatError(f"{path}, row {number}: {type(row).__name__}, not an object; mend it")
-    return row

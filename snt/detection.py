@@ -1,114 +1,175 @@
-"""From prompts to scores: batches through a backend, each layer's importances into accumulators."""
+"""`detect`: prompts of two corpora through a model, scores to disk, a mask cut from them.
+
+Source of the idea: Zhao et al., ICLR 2025, section 2; detection in parallel over all neurons after
+Zhao et al., How do Large Language Models Handle Multilingualism? (arXiv 2402.18815).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from snt import __version__, corpora
 from snt.anatomy import KINDS
-from snt.backend import Batch, LayerActivations, LoadedModel
-from snt.errors import RequestError, RunFailure
-from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.query_key import head_factors, key_importance, query_importance
-from snt.importance.value import value_gram, value_importance
-from snt.scores import NeuronScores, Place, Scores
+from snt.corpora import Corpus
+from snt.errors import unknown_name
+from snt.masks import NeuronMask, save_mask
+from snt.memory import peak_bytes
+from snt.opening import ModelChoice, OpenModel, open_model
+from snt.progress import Progress, Silence
+from snt.scores_files import ScoresFile, save_scores, scores_path
+from snt.scoring import Detected, detect_scores, group_by_length
+from snt.selection_rules import SOURCES, Selection, select
 
-
-def group_by_length(prompts: Sequence[Sequence[int]], pad_id: int, size: int = 8) -> list[Batch]:
-    """Right-padded batches of prompts of similar length, shortest first. Raises RequestError."""
-    if not prompts:
-        raise RequestError("there are no prompts to detect on; give a corpus with at least one")
-    empty = next((i for i, tokens in enumerate(prompts) if not tokens), None)
-    if empty is not None:
-        raise RequestError(f"prompt {empty + 1} has no tokens; remove it from the corpus")
-    ordered = sorted(prompts, key=len)
-    batches = []
-    for start in range(0, len(ordered), size):
-        members = ordered[start : start + size]
-        longest = len(members[-1])
-        ids = torch.full((len(members), longest), pad_id)
-        real = torch.zeros(len(members), longest, dtype=torch.bool)
-        for row, tokens in enumerate(members):
-            ids[row, : len(tokens)] = torch.tensor(list(tokens))
-            real[row, : len(tokens)] = True
-        batches.append(Batch(ids, real))
-    return batches
-
-
-def detect_scores(
-    model: LoadedModel,
-    batches: Sequence[Batch],
-    kinds: Sequence[str] = KINDS,
-    on_layer: Callable[[], None] | None = None,
-) -> Scores:
-    """Exact importances of all neurons of `kinds` over all batches.
-
-    `on_layer` is called after each (batch, layer), for a progress bar. Raises RunFailure when an
-    importance is not finite.
-    """
-    collector = _Collector(tuple(kinds), on_layer)
-    model.observe(batches, collector)
-    return Scores(collector.places)
-
-
-@dataclass
-class _Collector:
-    """The visitor: keeps what depends on weights alone per layer, merges everything else."""
-
-    kinds: tuple[str, ...]
-    on_layer: Callable[[], None] | None
-    places: dict[Place, NeuronScores] = field(default_factory=dict)
-    weights: dict[int, _WeightTerms] = field(default_factory=dict)
-
-    def __call__(
-        self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
-    ) -> None:
-        for kind, importance in self._importances(layer, batch, activations, model).items():
-            if not bool(torch.isfinite(importance).all()):
-                raise RunFailure(
-                    f"layer {layer}, {kind}: an importance is not finite; the layer overflows in "
-                    "this precision. Use --dtype float32"
-                )
-            scores = NeuronScores.of(importance)
-            held = self.places.get((layer, kind))
-            self.places[layer, kind] = held.merge(scores) if held else scores
-        if self.on_layer is not None:
-            self.on_layer()
-
-    def _importances(
-        self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
-    ) -> dict[str, Tensor]:
-        if layer not in self.weights:
-            self.weights[layer] = _weight_terms(layer, model)
-        terms, real = self.weights[layer], batch.real
-        maths: dict[str, Callable[[], Tensor]] = {
-            "ffn": lambda: ffn_importance(seen.middle, terms.down_norms, real),
-            "q": lambda: query_importance(seen, real, terms.query_factors),
-            "k": lambda: key_importance(seen, real, terms.key_factors),
-            "v": lambda: value_importance(seen.attended, terms.value_gram, real),
-        }
-        return {kind: maths[kind]() for kind in self.kinds}
+IMPORTANCES = ("exact",)
+DEFAULT_SELECT = "budget=1%"
 
 
 @dataclass(frozen=True)
-class _WeightTerms:
-    """What the importances of one layer take from its weights alone."""
+class Detection:
+    """A mask and what it took to find it; times in seconds, memory in bytes."""
 
-    down_norms: Tensor
-    value_gram: Tensor
-    query_factors: Tensor
-    key_factors: Tensor
+    mask: NeuronMask
+    path: Path
+    scores: tuple[Path, ...]
+    prompts: int
+    seconds: float
+    forward_seconds: float
+    peak_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The report of `snt detect --json`."""
+        mask = self.mask
+        layers = range(mask.anatomy.layers)
+        by_layer = [
+            {kind: len(mask.neurons.get((layer, kind), ())) for kind in KINDS} for layer in layers
+        ]
+        model = mask.provenance["model"]
+        return {
+            "mask": str(self.path),
+            "scores": [str(path) for path in self.scores],
+            "model": model,
+            "neurons": len(mask),
+            "parameters": mask.parameters,
+            "parameter_share": mask.parameters / model["parameters"],
+            "counts": {"by_kind": mask.counts(), "by_layer": by_layer},
+            "shares": {
+                "by_kind": {
+                    kind: mask.count(kind) / (mask.anatomy.layers * mask.anatomy.size(kind))
+                    for kind in KINDS
+                },
+                "by_layer": [
+                    {kind: row[kind] / mask.anatomy.size(kind) for kind in KINDS}
+                    for row in by_layer
+                ],
+            },
+            "base_rates": mask.anatomy.base_rates(),
+            "prompts": self.prompts,
+            "seconds": self.seconds,
+            "forward_seconds": self.forward_seconds,
+            "peak_bytes": self.peak_bytes,
+        }
 
 
-def _weight_terms(layer: int, model: LoadedModel) -> _WeightTerms:
-    anatomy, family = model.anatomy, model.anatomy.family
-    output = model.weight(layer, family.output)
-    return _WeightTerms(
-        column_norms(model.weight(layer, family.down)),
-        value_gram(output, anatomy.kv_heads, anatomy.head_dim),
-        head_factors(output, anatomy.heads),
-        head_factors(output, anatomy.kv_heads),
+def detect(
+    model: str | None = None,
+    *,
+    corpus: str = "harmful/detect",
+    against: str | None = "harmless/detect",
+    importance: str = "exact",
+    select_by: str = DEFAULT_SELECT,
+    consistency: float = 1.0,
+    combine: str | None = None,
+    kinds: Sequence[str] = KINDS,
+    output: Path = Path("mask.safetensors"),
+    backend: str | None = None,
+    dtype: str = "auto",
+    system: str | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Detection:
+    """Find neurons that are important on `corpus` and, by default, less so on `against`.
+
+    Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
+    contrast; left out it is contrast with a second corpus and none without. Raises RequestError
+    and its children for what cannot be served, RunFailure for an importance that is not finite.
+    """
+    started = time.perf_counter()
+    progress = progress or Silence()
+    if importance not in IMPORTANCES:
+        raise unknown_name("importance", importance, IMPORTANCES)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("kind", kind, KINDS)
+    combine = combine or ("contrast" if against else "none")
+    rule = Selection.parse(select_by)
+    roles = [("corpus", corpora.load(corpus))]
+    if against is not None:
+        roles.append(("against", corpora.load(against)))
+    opened = open_model(
+        ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
     )
+    provenance = {
+        **opened.describe(),
+        "importance": importance,
+        "seed": seed,
+        "snt": __version__,
+    }
+    found = [_score(opened, role, texts, kinds, progress) for role, texts in roles]
+    scores = [detected.scores for detected in found]
+    chosen, ranked = select(
+        opened.model.anatomy,
+        scores[0],
+        scores[1] if len(scores) > 1 else None,
+        rule,
+        combine,
+        consistency,
+        opened.model.parameters,
+    )
+    described = {role: texts.describe() for role, texts in roles}
+    mask = NeuronMask(
+        opened.model.anatomy,
+        chosen,
+        ranked,
+        {
+            **provenance,
+            "selection": {"rule": rule.text, "source": SOURCES[rule.name]},
+            "consistency": consistency,
+            "combine": combine,
+            "kinds": [kind for kind in KINDS if kind in kinds],
+            "corpora": described,
+            "prompts_dropped": 0,
+        },
+    )
+    paths = []
+    for (role, _), one in zip(roles, scores, strict=True):
+        paths.append(scores_path(output, against=role == "against"))
+        file = ScoresFile(
+            opened.model.anatomy, one, {**provenance, "corpora": {role: described[role]}}
+        )
+        save_scores(file, paths[-1])
+    save_mask(mask, output)
+    return Detection(
+        mask,
+        output,
+        tuple(paths),
+        sum(len(texts.texts) for _, texts in roles),
+        time.perf_counter() - started,
+        sum(detected.forward_seconds for detected in found),
+        peak_bytes(),
+    )
+
+
+def _score(
+    opened: OpenModel, role: str, texts: Corpus, kinds: Sequence[str], progress: Progress
+) -> Detected:
+    prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
+    batches = group_by_length(prompts, opened.chat.pad_id)
+    layers = opened.model.anatomy.layers
+    name = f"importance, {texts.name}"
+    with progress.task(name, layers * len(prompts), "prompt layers") as advance:
+        return detect_scores(opened.model, batches, kinds, advance)

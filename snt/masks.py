@@ -46,6 +46,10 @@ class NeuronMask:
         """Masked neurons of `kind` in all layers."""
         return sum(len(indices) for (_, k), indices in self.neurons.items() if k == kind)
 
+    def counts(self) -> dict[str, int]:
+        """Masked neurons of each kind."""
+        return {kind: self.count(kind) for kind in KINDS}
+
     @property
     def parameters(self) -> int:
         """Parameters that belong to the masked neurons."""
@@ -90,7 +94,7 @@ def save_mask(mask: NeuronMask, path: Path) -> None:
     """Write the mask file; the same mask gives the same bytes."""
     tensors = {f"layers.{layer}.{kind}": t for (layer, kind), t in mask.neurons.items() if len(t)}
     tensors |= {f"layers.{layer}.{kind}.score": t for (layer, kind), t in mask.scores.items()}
-    counts = {kind: mask.count(kind) for kind in KINDS}
+    counts = mask.counts()
     metadata = {
         **mask.provenance,
         "format": FORMAT,
@@ -119,7 +123,7 @@ def load_mask(path: Path) -> NeuronMask:
     try:
         anatomy = Anatomy(**declared)  # type: ignore[arg-type]
         mask = NeuronMask(anatomy, neurons, scores, provenance)
-        counts = {kind: mask.count(kind) for kind in KINDS}
+        counts = mask.counts()
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     except (TypeError, ValueError, KeyError) as error:

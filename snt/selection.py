@@ -73,6 +73,26 @@ def within_budget(
     return chosen
 
 
+def above(scores: Scores, epsilon: float) -> dict[Place, Tensor]:
+    """Neurons whose importance is at least `epsilon` on every prompt (the paper's rule)."""
+    return _non_empty({place: held.minimum >= epsilon for place, held in scores.places.items()})
+
+
+def first_ranks(
+    scores: Scores, ranks: Mapping[str, int], consistency: float = 1.0
+) -> dict[Place, Tensor]:
+    """Neurons among the first `ranks[kind]` of their layer and kind in `consistency` of prompts.
+
+    With consistency 1.0 the released code's rule; kinds without a number give no neurons.
+    """
+    return _non_empty(
+        {
+            place: held.rank_within(consistency) < ranks.get(place[1], 0)
+            for place, held in scores.places.items()
+        }
+    )
+
+
 def subtract(chosen: Mapping[Place, Tensor], others: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """Neurons of `chosen` that are not in `others`."""
     result = {}
@@ -81,3 +101,8 @@ def subtract(chosen: Mapping[Place, Tensor], others: Mapping[Place, Tensor]) -> 
         if len(kept):
             result[place] = kept
     return result
+
+
+def _non_empty(kept: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+    found = {place: held.nonzero().flatten().to(torch.int32) for place, held in kept.items()}
+    return {place: indices for place, indices in found.items() if len(indices)}

@@ -1,15 +1,27 @@
-"""Built-in corpora: sizes, fixed and disjoint splits; the user's files, good and bad."""
+"""Built-in corpora: sizes, fixed and disjoint splits; files and datasets, good and bad."""
 
 from __future__ import annotations
 
 import collections
+import json
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snt import corpora
-from snt.errors import FormatError, MissingFileError, RequestError, UnknownNameError
+from snt.corpus_files import HubReference
+from snt.errors import (
+    FormatError,
+    MissingFileError,
+    RequestError,
+    UnavailableError,
+    UnknownNameError,
+)
+
+pytest_plugins = ["hub_fixtures"]
 
 WRITTEN = ("harmful", "refusals", "harmless", "lookalike", "prose")
 
@@ -74,6 +86,7 @@ def test_digest_is_of_the_texts() -> None:
         ("p.json", '[{"prompt": "one"}, {"prompt": "two"}]'),
         ("p.csv", "prompt,x\none,1\ntwo,2\n"),
         ("p.txt", "one\ntwo\n"),
+        ("p.CSV", "\ufeffprompt,x\none,1\ntwo,2\n"),
     ],
 )
 def test_files(tmp_path: Path, name: str, content: str) -> None:
@@ -94,6 +107,8 @@ def test_named_column(tmp_path: Path) -> None:
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "row 2"),
         ("p.json", "{}", "list of objects"),
         ("p.csv", "a,b\n1,2\n", "COLUMN"),
+        ("p.json", "[" * 100_000, "no sound json"),
+        ("p.parquet", "PAR1 and no more", "no sound parquet"),
     ],
 )
 def test_malformed_files_name_the_row(tmp_path: Path, name: str, content: str, words: str) -> None:
@@ -110,5 +125,129 @@ def test_requests_that_cannot_be_served(tmp_path: Path) -> None:
         corpora.load(str(tmp_path / "none.jsonl"))
     with pytest.raises(UnknownNameError, match="harmless"):
         corpora.load("harmles")
+    with pytest.raises(MissingFileError, match="directory"):
+        corpora.load(str(tmp_path))
     with pytest.raises(UnknownNameError):
         corpora.built_in("harmful", "train")
+    with pytest.raises(RequestError, match="it has tune"):
+        corpora.load("refusals/eval")
+    (tmp_path / "p.csv").write_text("goal,x\none,1\n")
+    with pytest.raises(UnknownNameError, match="goal"):
+        corpora.load(f"{tmp_path / 'p.csv'}:gaol")
+
+
+def _parquet(path: Path, rows: list[dict[str, Any]]) -> str:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _parquet(tmp_path / "p.parquet", [{"prompt": "one"}, {"prompt": "two"}])
+    assert corpora.load(file).texts == ("one", "two")
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    nested = _parquet(tmp_path / "m.parquet", [{"messages": turns}])
+    assert corpora.load_pairs(nested).pairs == (("hi", "hello"),)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UnavailableError, match="pip install pyarrow"):
+        corpora.load(file)
+
+
+def test_first() -> None:
+    whole = corpora.load("harmful/eval")
+    assert whole.first(3).texts == whole.texts[:3] and len(whole.first(3).rows) == 3
+    assert whole.first(None) == whole
+    assert corpora.load_pairs("refusals").first(2).describe()["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts", "name"),
+    [
+        ("hf:a/b", ("a/b", None, None, None), "hf:a/b"),
+        ("hf:a/b:main", ("a/b", "main", None, None), "hf:a/b:main"),
+        ("hf:a/b:main:test:q", ("a/b", "main", "test", "q"), "hf:a/b:main:test:q"),
+        ("hf:a/b::test", ("a/b", None, "test", None), "hf:a/b::test"),
+        ("hf:a/b:train:q", ("a/b", None, "train", "q"), "hf:a/b::train:q"),
+        ("hf:a/b:train[:9]", ("a/b", None, "train[:9]", None), "hf:a/b::train[:9]"),
+        ("hf:./x/y:main", ("./x/y", "main", None, None), "hf:y:main"),
+    ],
+)
+def test_hub_references(reference: str, parts: tuple[str | None, ...], name: str) -> None:
+    found = HubReference.parse(reference)
+    assert (found.id, found.config, found.split, found.column) == parts
+    assert found.name == name
+
+
+@pytest.mark.parametrize("reference", ["hf:", "hf:a b", "hf:a/b/c", "hf:../", "hf:a/b:1:2:3:4"])
+def test_what_is_no_dataset(own_caches: Path, reference: str) -> None:
+    assert own_caches.is_dir()
+    with pytest.raises(RequestError, match="dataset"):
+        corpora.load(reference)
+
+
+def test_a_local_dataset_directory(
+    own_caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = own_caches / "sums"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"question": split, "answer": "4"}))
+    assert corpora.load("hf:./sums").texts == ("train",)
+    pairs = corpora.load_pairs(f"hf:{folder}::test")
+    assert (pairs.name, pairs.pairs) == ("hf:sums::test", (("test", "4"),))
+    for reference, words in [
+        ("hf:./sums:main", "Available: .*default"),
+        ("hf:./sums::dev", "Unknown split"),
+        ("hf:./none", "does not exist"),
+        ("hf:./sums::test:goal", "answer, question"),
+    ]:
+        with pytest.raises(RequestError, match=words):
+            corpora.load(reference)
+    (folder / "train.jsonl").rename(folder / "validation.jsonl")
+    with pytest.raises(RequestError, match="has the splits .*; name one"):
+        corpora.load("hf:./sums")
+
+
+def test_the_hub_is_left_alone_offline_and_where_it_does_not_answer(
+    own_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    from huggingface_hub import HfApi, constants
+
+    assert own_caches.is_dir()
+    calls = []
+
+    def load_dataset(path: str, **options: Any) -> Any:
+        closed = datasets.config.HF_HUB_OFFLINE and constants.HF_HUB_OFFLINE
+        calls.append((path, options["name"], options["split"], closed))
+        return datasets.Dataset.from_list([{"prompt": "one"}])
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert corpora.load("hf:a/b:main:test").texts == ("one",)  # no Hub at this address
+    assert corpora.load("hf:a/b", offline=True).describe()["name"] == "hf:a/b"
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: None)
+    assert corpora.load("hf:a/b").texts == ("one",)
+    assert calls == [
+        ("hf://datasets/a/b", "main", "test", True),
+        ("hf://datasets/a/b", None, None, True),
+        ("hf://datasets/a/b", None, None, False),
+    ]
+    assert not datasets.config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UnavailableError, match="pip install datasets"):
+        corpora.load("hf:a/b")
+
+
+def test_a_dataset_that_cannot_be_had(own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", own_caches / "cache")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RequestError, match="nobody/nothing.*may not be asked.*--offline"):
+        corpora.load_pairs("hf:nobody/nothing")

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import traceback
+from typing import Any
 
 from snt.errors import SntError
 
+INTERRUPTED = 130
+
+
+class Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which the parser would turn into its own exit code."""
+
 
 def main() -> None:
-    """Run `snt`; an error that snt raised becomes one message and its exit code."""
-    from snt.cli.app import app
-
+    """Run `snt`; every error becomes one message and its exit code, a traceback under --debug."""
+    debug = "--debug" in sys.argv
+    sys.argv = [sys.argv[0], *(word for word in sys.argv[1:] if word != "--debug")]
+    signal.signal(signal.SIGINT, _interrupt)
     try:
+        from snt.cli.app import app
+
         app()
     except SntError as error:
-        sys.stderr.write(f"snt: {error}\n")
-        sys.exit(error.exit_code)
+        if debug and error.exit_code == 1:
+            traceback.print_exc()
+        _stop(str(error), error.exit_code)
+    except Interrupted:
+        _stop("interrupted; nothing half-written was left", INTERRUPTED)
+    except MemoryError:
+        _stop("out of memory; give --batch-size a smaller number or use a smaller model", 1)
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `snt models | head -1`.
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _stop(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise Interrupted
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stderr.write(f"snt: {message}\n")
+    sys.exit(code)

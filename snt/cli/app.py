@@ -1,46 +1,49 @@
-"""The commands of `snt`."""
+"""The application: every command registered, one file each."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from snt.cli.detect import detect
+from snt.cli.eval import evaluate
+from snt.cli.inspect import inspect
+from snt.cli.lists import backends, models
+from snt.cli.patch import patch_app
+from snt.cli.run import run
+from snt.cli.tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Find, measure and strengthen the neurons that carry a language model's refusals.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the model aliases and their Hub ids."""
-    from snt.model_refs import ALIASES
-
-    rows = [{"name": a.name, "hub_id": a.hub_id, "note": a.note} for a in ALIASES.values()]
-    _show(rows, as_json)
+app.command()(detect)
+app.command()(tune)
+app.command("eval")(evaluate)
+app.command()(inspect)
+app.command()(run)
+app.add_typer(patch_app, name="patch")
+app.command()(models)
+app.command()(backends)
 
 
-@app.command()
-def backends(as_json: Json = False) -> None:
-    """List the installed backends; none of them is imported."""
-    from snt.backend import backend_names
+def _version(wanted: bool) -> None:
+    if wanted:
+        from snt import __version__
 
-    _show([{"name": name} for name in backend_names()], as_json)
+        typer.echo(f"snt {__version__}")
+        raise typer.Exit
 
 
-def _show(rows: list[dict[str, str]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2, sort_keys=True))
-        return
-    table = Table(*rows[0]) if rows else Table("none")
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """Find, measure and strengthen the neurons that carry a language model's refusals."""

@@ -1,4 +1,4 @@
-"""Detection through the `full` backend: planted neurons found, padding and batching immaterial."""
+"""Scoring through the `full` backend: planted neurons found, padding and batching immaterial."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from snt.backend import Batch, backend_names, get_backend
-from snt.detection import detect_scores, group_by_length
 from snt.errors import RequestError, UnknownNameError
+from snt.scoring import detect_scores, group_by_length
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_backend_comes_through_the_entry_point() -> None:
 
 def test_planted_neurons_are_the_most_important(directory: Path) -> None:
     model = get_backend("full").load(directory)
-    scores = detect_scores(model, group_by_length(PROMPTS[:3], pad_id=0))
+    scores = detect_scores(model, group_by_length(PROMPTS[:3], pad_id=0)).scores
     assert scores.places[1, "ffn"].worst_rank[7] == 0
     assert scores.places[1, "v"].worst_rank[2] == 0
     assert int(scores.places[1, "q"].mean_log_rank()[0].argmin()) == 5
@@ -69,13 +69,13 @@ def test_planted_neurons_are_the_most_important(directory: Path) -> None:
 
 def test_batching_and_padding_do_not_matter(directory: Path) -> None:
     model = get_backend("full").load(directory)
-    together = detect_scores(model, group_by_length(PROMPTS, pad_id=0, size=4))
-    alone = detect_scores(model, group_by_length(PROMPTS, pad_id=0, size=1))
+    together = detect_scores(model, group_by_length(PROMPTS, pad_id=0, size=4)).scores
+    alone = detect_scores(model, group_by_length(PROMPTS, pad_id=0, size=1)).scores
     left = [
         Batch(b.input_ids.flip(1), b.real.flip(1))
         for b in group_by_length([p[::-1] for p in PROMPTS], pad_id=0, size=3)
     ]
-    padded_left = detect_scores(model, left)
+    padded_left = detect_scores(model, left).scores
     for place, scores in alone.places.items():
         for other in (together, padded_left):
             torch.testing.assert_close(

@@ -1,0 +1,72 @@
+"""Safety Neuron Tuning: find, measure and strengthen the neurons that carry refusals.
+
+Every command is a function of the same name here; nothing heavy is imported before one is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snt.detection import Detection, detect
+    from snt.evaluation.evaluate import Evaluation, evaluate
+    from snt.evaluation.measurement import Measurement, Settings
+    from snt.inspection import Inspection, inspect_files
+    from snt.masks import NeuronMask, load_mask, save_mask
+    from snt.patches import Patch, load_patch, save_patch
+    from snt.recipes import load_recipe, run_recipe
+    from snt.training import Schedule
+    from snt.tuning import Tuning, tune
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "detect": "snt.detection",
+    "Detection": "snt.detection",
+    "evaluate": "snt.evaluation.evaluate",
+    "Evaluation": "snt.evaluation.evaluate",
+    "Measurement": "snt.evaluation.measurement",
+    "Settings": "snt.evaluation.measurement",
+    "inspect_files": "snt.inspection",
+    "Inspection": "snt.inspection",
+    "NeuronMask": "snt.masks",
+    "load_mask": "snt.masks",
+    "save_mask": "snt.masks",
+    "Patch": "snt.patches",
+    "load_patch": "snt.patches",
+    "save_patch": "snt.patches",
+    "load_recipe": "snt.recipes",
+    "run_recipe": "snt.recipes",
+    "Schedule": "snt.training",
+    "tune": "snt.tuning",
+    "Tuning": "snt.tuning",
+}
+__all__ = [
+    "Detection",
+    "Evaluation",
+    "Inspection",
+    "Measurement",
+    "NeuronMask",
+    "Patch",
+    "Schedule",
+    "Settings",
+    "Tuning",
+    "detect",
+    "evaluate",
+    "inspect_files",
+    "load_mask",
+    "load_patch",
+    "load_recipe",
+    "run_recipe",
+    "save_mask",
+    "save_patch",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for (PEP 562)."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'snt' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -1,0 +1,30 @@
+"""`snt models` and `snt backends`: what can be named on the command line."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from snt.cli.options import Json
+from snt.cli.output import Output
+
+
+def models(as_json: Json = False) -> None:
+    """List the model aliases and their Hub ids."""
+    from snt.model_refs import ALIASES
+
+    rows = [{"name": a.name, "hub_id": a.hub_id, "note": a.note} for a in ALIASES.values()]
+    _show(rows, as_json)
+
+
+def backends(as_json: Json = False) -> None:
+    """List the installed backends; none of them is imported."""
+    from snt.backend import backend_names
+
+    _show([{"name": name} for name in backend_names()], as_json)
+
+
+def _show(rows: list[dict[str, str]], as_json: bool) -> None:
+    table = Table(*rows[0]) if rows else Table("none")
+    for row in rows:
+        table.add_row(*row.values())
+    Output(as_json).result(rows, table)

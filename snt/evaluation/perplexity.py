@@ -1,0 +1,57 @@
+"""Perplexity of plain text, without a template: the figure that shows language being lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from snt.backend import LoadedModel
+from snt.chat import Chat
+from snt.errors import RequestError
+from snt.objective import right_padded
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp(nats / tokens); `nats` and `tokens` per text, the first token of each not predicted."""
+
+    nats: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def value(self) -> float:
+        """Perplexity over all tokens of all texts."""
+        return math.exp(sum(self.nats) / sum(self.tokens))
+
+
+def perplexity(
+    model: LoadedModel,
+    chat: Chat,
+    texts: Sequence[str],
+    longest: int = 512,
+    batch_size: int = 4,
+    on_batch: Callable[[int], None] | None = None,
+) -> Perplexity:
+    """Perplexity of `texts`, each cut to `longest` tokens. Raises RequestError for too short."""
+    ids = [chat.text_ids(text)[:longest] for text in texts]
+    short = next((n for n, tokens in enumerate(ids) if len(tokens) < 2), None)
+    if short is not None:
+        raise RequestError(f"text {short + 1} has fewer than two tokens; remove it from the corpus")
+    nats = [0.0] * len(ids)
+    order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        batch = right_padded([ids[n] for n in numbers], chat.pad_id)
+        with torch.inference_mode():
+            hidden = model.hidden(batch)
+            for row, number in enumerate(numbers):
+                tokens = torch.tensor(ids[number][1:], device=hidden.device)
+                logits = model.logits(hidden[row, : len(tokens)])
+                loss = torch.nn.functional.cross_entropy(logits, tokens, reduction="sum")
+                nats[number] = float(loss)
+        if on_batch is not None:
+            on_batch(len(numbers))
+    return Perplexity(tuple(nats), tuple(len(tokens) - 1 for tokens in ids))

@@ -1,0 +1,196 @@
+"""A model opened for work: resolved, loaded by a backend, fingerprinted, a patch attached to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snt.fingerprint import Fingerprint, fingerprint_of
+
+from snt.backend import LoadedModel, get_backend
+from snt.chat import Chat
+from snt.errors import MismatchError, RequestError, unknown_name
+from snt.model_refs import ResolvedModel, default_ref, resolve
+from snt.progress import Progress, Silence
+
+if TYPE_CHECKING:
+    import torch
+    from snt.patches import Patch
+
+    from snt.masks import NeuronMask
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEFAULT_BACKEND = "full"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, held how: what the options common to all commands say.
+
+    `ref` None means `named`, the model that a mask or patch names, else the default. `dtype` "auto"
+    leaves the choice to the work at hand.
+    """
+
+    ref: str | None = None
+    backend: str | None = None
+    dtype: str = "auto"
+    system: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A loaded model and what must be known about it to cite a number."""
+
+    resolved: ResolvedModel
+    model: LoadedModel
+    chat: Chat
+    fingerprint: Fingerprint
+    backend: str
+    patch_digest: str | None = None
+    deactivated: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The model's name for metadata, never a path."""
+        return self.resolved.id
+
+    def describe(self) -> dict[str, Any]:
+        """Model, fingerprint, template and how it was held, as they stand in metadata."""
+        return {
+            "model": {
+                "id": self.resolved.id,
+                "revision": self.resolved.revision,
+                "architecture": self.model.anatomy.model_type,
+                "parameters": self.model.parameters,
+            },
+            "fingerprint": self.fingerprint.weights,
+            "backend": self.backend,
+            "dtype": dtype_name(self.model.dtype),
+            **self.chat.describe(),
+        }
+
+    def check_mask(self, mask: NeuronMask) -> str | None:
+        """Raises MismatchError for another shape; returns a warning for other weights."""
+        if mask.anatomy != self.model.anatomy:
+            raise MismatchError(
+                f"the mask is for another model ({_shape(mask.anatomy.shape())}) than {self.id} "
+                f"({_shape(self.model.anatomy.shape())}); detect on this model"
+            )
+        theirs = mask.provenance.get("fingerprint")
+        if theirs is not None and theirs != self.fingerprint.weights:
+            return (
+                f"the mask was detected on other weights of this shape than {self.id} "
+                f"({named_model(mask) or 'unnamed'}); fine for a fine-tune of that model"
+            )
+        return None
+
+
+def resolve_choice(
+    choice: ModelChoice, named: str | None = None, progress: Progress | None = None
+) -> ResolvedModel:
+    """The model directory of a choice, saying which model was picked when none was given."""
+    progress = progress or Silence()
+    if choice.ref is not None:
+        return resolve(choice.ref, offline=choice.offline, on_progress=progress.say)
+    if named is not None and "/" not in named:
+        raise RequestError(
+            f"the file names the model {named!r}, a local directory; give that directory as MODEL"
+        )
+    ref = named or default_ref()
+    progress.say(f"model: {ref}" + (" (named by the file)" if named else " (the default)"))
+    return resolve(ref, offline=choice.offline, on_progress=progress.say)
+
+
+def open_model(
+    choice: ModelChoice,
+    *,
+    exact: bool = False,
+    named: str | None = None,
+    progress: Progress | None = None,
+) -> OpenModel:
+    """Resolve and load. `exact` work (detection) prefers float32, other work what is fast here.
+
+    Raises the errors of `resolve`, UnknownNameError for a backend or dtype.
+    """
+    progress = progress or Silence()
+    if choice.dtype not in DTYPES:
+        raise unknown_name("dtype", choice.dtype, DTYPES)
+    backend_name = choice.backend or DEFAULT_BACKEND
+    backend = get_backend(backend_name)
+    resolved = resolve_choice(choice, named, progress)
+    dtype = _dtype(choice.dtype) or (_dtype("float32") if exact else backend.fast_dtype())
+    model = backend.load(resolved.directory, dtype)
+    progress.say(f"{resolved.id} on {model.device}, {dtype_name(model.dtype)}, {backend_name}")
+    chat = Chat(model.tokenizer, model.context, choice.system)
+    return OpenModel(
+        resolved, model, chat, fingerprint_of(resolved.directory, model.anatomy), backend_name
+    )
+
+
+@contextmanager
+def opened(
+    choice: ModelChoice, *, named: str | None = None, progress: Progress | None = None
+) -> Iterator[OpenModel]:
+    """Like `open_model`, but MODEL may be a patch directory: its deltas are attached meanwhile.
+
+    Raises MismatchError when the patch is for other weights.
+    """
+    directory = patch_directory(choice.ref)
+    if directory is None:
+        yield open_model(choice, named=named, progress=progress)
+        return
+    from snt.patches import load_patch
+
+    from snt.deltas import Deltas, digest_of
+
+    patch = load_patch(directory / "patch.safetensors")
+    base = open_model(replace(choice, ref=None), named=named_model(patch), progress=progress)
+    check_patch(patch, base)
+    on_device = {
+        key: (indices.to(base.model.device), delta.to(base.model.device))
+        for key, (indices, delta) in patch.slices.items()
+    }
+    with Deltas(on_device).attached(base.model):
+        yield replace(base, patch_digest=digest_of(patch.slices))
+
+
+def check_patch(patch: Patch, base: OpenModel) -> None:
+    """Raises MismatchError when the patch does not belong to these weights."""
+    if patch.fingerprint != base.fingerprint:
+        raise MismatchError(
+            f"the patch is for other weights than {base.id}: fingerprint "
+            f"{patch.fingerprint.weights[:12]} and {base.fingerprint.weights[:12]}; tune it again "
+            "on this model"
+        )
+
+
+def named_model(made: NeuronMask | Patch) -> str | None:
+    """The model that a mask or patch names."""
+    model = made.provenance.get("model")
+    name = model.get("id") if isinstance(model, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def patch_directory(ref: str | None) -> Path | None:
+    """`ref` as a directory when it holds a patch."""
+    path = Path(ref) if ref else None
+    return path if path is not None and (path / "patch.safetensors").is_file() else None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float32` -> `float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    import torch
+
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _shape(shape: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in shape.items())

@@ -1,0 +1,134 @@
+"""A patch: the float32 deltas of a tuning, and the file they are kept in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from snt.anatomy import Anatomy, Axis
+from snt.deltas import SliceKey
+from snt.errors import FormatError
+from snt.fingerprint import Fingerprint
+from snt.tensor_files import read_tensors, write_tensors
+
+FORMAT = "snt-patch"
+_NAME = re.compile(r"layers\.(0|[1-9]\d{0,5})\.([a-z_.]+)\.(rows|cols|delta)")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Per slice the int32 indices (n,) and the delta: rows (n, d_in), columns (d_out, n), float32.
+
+    `fingerprint` is that of the weights it was trained beside; `provenance` the other metadata.
+    Raises FormatError when a slice does not fit the anatomy.
+    """
+
+    anatomy: Anatomy
+    slices: Mapping[SliceKey, tuple[Tensor, Tensor]]
+    fingerprint: Fingerprint
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, (indices, delta) in self.slices.items():
+            _check(self.anatomy, key, indices, delta)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of all deltas."""
+        return sum(delta.numel() for _, delta in self.slices.values())
+
+
+def save_patch(patch: Patch, path: Path) -> None:
+    """Write the patch file; the same patch gives the same bytes."""
+    tensors = {}
+    for key, (indices, delta) in patch.slices.items():
+        tensors[str(key)] = indices
+        tensors[f"layers.{key.layer}.{key.module}.delta"] = delta
+    metadata = {
+        **patch.provenance,
+        "format": FORMAT,
+        "version": 1,
+        "anatomy": patch.anatomy.shape(),
+        "fingerprint": patch.fingerprint.weights,
+    }
+    write_tensors(path, tensors, metadata)
+
+
+def load_patch(path: Path) -> Patch:
+    """Read a patch file, trusting nothing in it. Raises MissingFileError or FormatError."""
+    tensors, metadata = read_tensors(path, FORMAT)
+    try:
+        anatomy = Anatomy(**metadata["anatomy"])
+        anatomy.family  # noqa: B018  an unknown model type has none
+        weights = str(metadata["fingerprint"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise FormatError(f"{path}: its metadata describes no model") from error
+    derived = ("format", "version", "anatomy", "fingerprint")
+    provenance = {key: value for key, value in metadata.items() if key not in derived}
+    try:
+        slices = _paired(tensors)
+        return Patch(anatomy, slices, Fingerprint(anatomy.shape(), weights), provenance)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def _paired(tensors: Mapping[str, Tensor]) -> dict[SliceKey, tuple[Tensor, Tensor]]:
+    indices: dict[tuple[int, str], tuple[Axis, Tensor]] = {}
+    deltas: dict[tuple[int, str], Tensor] = {}
+    for name, tensor in tensors.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise FormatError(f"tensor {name!r} has no place in a patch file")
+        place = (int(match[1]), match[2])
+        if match[3] == "delta":
+            deltas[place] = tensor
+        elif place in indices:
+            raise FormatError(f"layers.{place[0]}.{place[1]} has rows and cols; one is allowed")
+        else:
+            indices[place] = (cast(Axis, match[3]), tensor)
+    if indices.keys() != deltas.keys():
+        layer, module = sorted(indices.keys() ^ deltas.keys())[0]
+        raise FormatError(f"layers.{layer}.{module} has indices or a delta, and needs both")
+    return {
+        SliceKey(*place, axis): (chosen, deltas[place])
+        for place, (axis, chosen) in sorted(indices.items())
+    }
+
+
+def module_shape(anatomy: Anatomy, module: str) -> tuple[int, int] | None:
+    """(d_out, d_in) of a module's weight; None for a module that holds no neurons."""
+    family, wide = anatomy.family, anatomy.size("ffn")
+    return {
+        family.query: (anatomy.size("q"), anatomy.d_model),
+        family.key: (anatomy.size("k"), anatomy.d_model),
+        family.value: (anatomy.size("v"), anatomy.d_model),
+        family.gate: (wide, anatomy.d_model),
+        family.up: (wide, anatomy.d_model),
+        family.down: (anatomy.d_model, wide),
+    }.get(module)
+
+
+def _check(anatomy: Anatomy, key: SliceKey, indices: Tensor, delta: Tensor) -> None:
+    shape = module_shape(anatomy, key.module)
+    if shape is None or not 0 <= key.layer < anatomy.layers:
+        raise FormatError(f"{key}: no such module in a model of {anatomy.layers} layers")
+    if indices.dtype != torch.int32 or indices.dim() != 1:
+        raise FormatError(f"{key}: {indices.dtype} of shape {tuple(indices.shape)}; int32 (n,)")
+    size = shape[0] if key.axis == "rows" else shape[1]
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= size):
+        raise FormatError(f"{key}: indices outside 0 to {size - 1}")
+    if bool((indices[1:] <= indices[:-1]).any()):
+        raise FormatError(f"{key}: indices are not sorted and unique")
+    wanted = (len(indices), shape[1]) if key.axis == "rows" else (shape[0], len(indices))
+    if delta.dtype != torch.float32 or tuple(delta.shape) != wanted:
+        raise FormatError(
+            f"{key}: the delta is {delta.dtype} of shape {tuple(delta.shape)}; float32 {wanted}"
+        )
+    if not bool(torch.isfinite(delta).all()):
+        raise FormatError(f"{key}: the delta holds NaN or infinity")

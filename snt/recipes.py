@@ -1,0 +1,319 @@
+"""Recipes: a YAML file read into checked steps, run one after the other into one directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from snt.errors import FormatError, MissingFileError, RequestError, unknown_name
+from snt.memory import peak_bytes
+from snt.progress import Progress, Silence
+
+STEPS = ("detect", "tune", "eval", "inspect")
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectStep(_Step):
+    """`snt detect`."""
+
+    corpus: str = "harmful/detect"
+    against: str | None = "harmless/detect"
+    select: str = "budget=1%"
+    combine: Literal["none", "subtract", "contrast"] | None = None
+    consistency: float = Field(default=1.0, gt=0, le=1)
+    kinds: tuple[str, ...] = ("q", "k", "v", "ffn")
+
+
+class TuneStep(_Step):
+    """`snt tune` with the mask of the detect step, or with `mask`."""
+
+    mask: str | None = None
+    data: str = "refusals/tune"
+    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
+    lr: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch: int | None = Field(default=None, ge=1)
+    retain_batch: int | None = Field(default=None, ge=1)
+    retain_weight: float | None = Field(default=None, ge=0)
+
+
+class EvalStep(_Step):
+    """`snt eval` of the patch of the tune step beside its base model."""
+
+    suites: tuple[str, ...] = ("safety", "over-refusal", "perplexity")
+    judge: str = "refusal"
+    new_tokens: int = Field(default=48, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    corpora: dict[str, str] = Field(default_factory=dict)
+
+
+class InspectStep(_Step):
+    """`snt inspect` of the mask."""
+
+
+class Recipe(BaseModel):
+    """A whole recipe: the steps that are named run, in this order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    about: str = ""
+    model: str | None = None
+    backend: str | None = None
+    dtype: str = "auto"
+    system: str | None = None
+    seed: int = 0
+    detect: DetectStep | None = None
+    tune: TuneStep | None = None
+    eval: EvalStep | None = None
+    inspect: InspectStep | None = None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the steps that run."""
+        return tuple(name for name in STEPS if getattr(self, name) is not None)
+
+    def directory(self, output: Path | None) -> Path:
+        """Where the run's files go."""
+        return output or Path("runs") / self.name
+
+    def plan(self, output: Path | None = None) -> dict[str, Any]:
+        """What would run, for `--dry-run`."""
+        document = self.model_dump(mode="json")
+        return {
+            "recipe": self.name,
+            "about": self.about,
+            "model": self.model or "(the default)",
+            "directory": str(self.directory(output)),
+            "steps": [{"step": name, **document[name]} for name in self.steps],
+        }
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """The results of a run's steps by name, and the files in `directory`."""
+
+    recipe: Recipe
+    directory: Path
+    results: Mapping[str, Any]
+    seconds: float
+    peak_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The report of `snt run --json`."""
+        return {
+            "recipe": self.recipe.name,
+            "directory": str(self.directory),
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "steps": {name: result.as_json() for name, result in self.results.items()},
+        }
+
+
+def load_recipe(reference: str, changes: Sequence[str] = ()) -> Recipe:
+    """Read a YAML file or a built-in recipe's name, with `KEY=VALUE` changes (dotted keys).
+
+    Raises MissingFileError, or FormatError that lists every fault of the recipe together.
+    """
+    path = _find(reference)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} is no YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise FormatError(f"{path}: a recipe is a mapping of names to settings")
+    # `detect:` with nothing after it asks for the step with its defaults.
+    document = {
+        key: {} if key in STEPS and value is None else value for key, value in document.items()
+    }
+    for change in changes:
+        _set(document, change)
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
+        raise FormatError(f"{path}: " + "; ".join(faults)) from error
+    _check(recipe, path)
+    return recipe
+
+
+def built_in_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with snt."""
+    package = Path(__file__).parent
+    # In a wheel the recipes lie inside the package, in a checkout beside it.
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    output: Path | None = None,
+    start: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> RecipeRun:
+    """Run the steps from `start` on; what earlier steps wrote is read from the directory.
+
+    Raises UnknownNameError for a step that the recipe does not have, MissingFileError when `start`
+    needs a file that is not there, and whatever the steps raise.
+    """
+    if start is not None and start not in recipe.steps:
+        raise unknown_name("step", start, recipe.steps)
+    started = time.perf_counter()
+    progress = progress or Silence()
+    directory = recipe.directory(output)
+    steps = recipe.steps[recipe.steps.index(start) if start else 0 :]
+    run = _Run(recipe, directory, offline, progress)
+    results: dict[str, Any] = {}
+    for number, name in enumerate(steps, start=1):
+        progress.say(f"step {number} of {len(steps)}: {name}")
+        results[name] = getattr(run, name)()
+    return RecipeRun(recipe, directory, results, time.perf_counter() - started, peak_bytes())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run: every method is a step that reads and writes fixed names in the directory."""
+
+    recipe: Recipe
+    directory: Path
+    offline: bool
+    progress: Progress
+
+    @property
+    def mask(self) -> Path:
+        """The mask that later steps use."""
+        given = self.recipe.tune.mask if self.recipe.tune else None
+        return Path(given) if given else self.directory / "mask.safetensors"
+
+    @property
+    def patch(self) -> Path:
+        return self.directory / "patch"
+
+    def detect(self) -> Any:
+        from snt.detection import detect
+
+        step = self.recipe.detect or DetectStep()
+        return detect(
+            self.recipe.model,
+            corpus=step.corpus,
+            against=step.against,
+            select_by=step.select,
+            combine=step.combine,
+            consistency=step.consistency,
+            kinds=step.kinds,
+            output=self.mask,
+            **self._common(),
+            seed=self.recipe.seed,
+        )
+
+    def tune(self) -> Any:
+        from snt.training import Schedule
+        from snt.tuning import tune
+
+        step = self.recipe.tune or TuneStep()
+        named = {"learning_rate": step.lr, "epochs": step.epochs, "batch": step.batch}
+        named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
+        given: Any = {key: value for key, value in named.items() if value is not None}
+        return tune(
+            self.recipe.model,
+            mask=self.mask,
+            data=step.data,
+            retain=step.retain,
+            output=self.patch,
+            schedule=Schedule(seed=self.recipe.seed, **given),
+            # Measured in the same run, on the prompts of the eval step, which takes the replies up.
+            evaluate=self._settings() if self.recipe.eval else None,
+            command=f"snt run {self.recipe.name}",
+            **self._common(),
+        )
+
+    def eval(self) -> Any:
+        from snt.evaluation.evaluate import BASE, evaluate
+
+        if not (self.patch / "patch.safetensors").is_file():
+            raise MissingFileError(f"{self.patch} holds no patch; run the recipe from `tune` on")
+        return evaluate(
+            str(self.patch),
+            settings=self._settings(),
+            baseline=self.recipe.model or BASE,
+            output=self.directory / "evaluation",
+            **self._common(),
+        )
+
+    def inspect(self) -> Any:
+        from snt.inspection import inspect_files
+
+        return inspect_files([self.mask])
+
+    def _settings(self) -> Any:
+        from snt.evaluation.measurement import Settings
+
+        step = self.recipe.eval or EvalStep()
+        return Settings(
+            suites=step.suites,
+            judge=step.judge,
+            new_tokens=step.new_tokens,
+            limit=step.limit,
+            corpora=step.corpora,
+        )
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "backend": self.recipe.backend,
+            "dtype": self.recipe.dtype,
+            "system": self.recipe.system,
+            "offline": self.offline,
+            "progress": self.progress,
+        }
+
+
+def _find(reference: str) -> Path:
+    path = Path(reference)
+    if path.is_file():
+        return path
+    known = built_in_recipes()
+    name = path.name.removesuffix(".yaml")
+    # `recipes/quickstart.yaml` works wherever snt is installed, as the README writes it.
+    if name in known and path.parent in (Path(), Path("recipes")):
+        return known[name]
+    if path.suffix or len(path.parts) > 1:
+        raise MissingFileError(f"recipe {path} does not exist; built in: {', '.join(known)}")
+    raise unknown_name("recipe", reference, known, "A file is given by its path.")
+
+
+def _set(document: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise RequestError(f"--set {change!r} is not KEY=VALUE, as in --set tune.epochs=1")
+    *parents, last = key.split(".")
+    place: Any = document
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise RequestError(f"--set {change!r}: {parent!r} holds no settings")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"--set {change!r}: the value is no YAML") from error
+
+
+def _check(recipe: Recipe, path: Path) -> None:
+    if not recipe.steps:
+        raise FormatError(f"{path} names no step; steps: {', '.join(STEPS)}")
+    if recipe.tune and not recipe.detect and not recipe.tune.mask:
+        raise FormatError(f"{path}: tune needs a detect step, or tune.mask")
+    if recipe.eval and not recipe.tune:
+        raise FormatError(f"{path}: eval measures the patch of a tune step; there is none")

@@ -1,0 +1,38 @@
+"""What a detection found, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from snt.report.figures import duration, gigabytes, percent
+
+
+def detection_table(report: Mapping[str, Any]) -> Table:
+    """Counts and shares by kind beside the base rates; files and cost below."""
+    table = Table(
+        title=f"{report['neurons']:,} neurons, {report['parameters']:,} parameters "
+        f"({percent(report['parameter_share'], 2)} of {report['model']['id']})",
+        caption=(
+            f"{report['prompts']} prompts in {duration(report['seconds'])} "
+            f"({duration(report['forward_seconds'])} of it the model's own forward passes), "
+            f"at most {gigabytes(report['peak_bytes'])} of memory\n"
+            f"mask: {report['mask']}\nscores: {', '.join(report['scores'])}"
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("kind")
+    for name in ("neurons", "of its kind", "of the mask", "base rate"):
+        table.add_column(name, justify="right")
+    for kind, count in report["counts"]["by_kind"].items():
+        table.add_row(
+            kind,
+            f"{count:,}",
+            percent(report["shares"]["by_kind"][kind], 2),
+            percent(count / max(1, report["neurons"])),
+            percent(report["base_rates"][kind]),
+        )
+    return table

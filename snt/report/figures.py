@@ -1,0 +1,45 @@
+"""How figures are written, the same in every table and card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LABELS: Mapping[str, str] = {
+    "non_refusal": "harmful requests not refused",
+    "harmless_refusal": "harmless requests refused",
+    "over_refusal": "safe look-alikes refused",
+    "perplexity": "perplexity of prose",
+}
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """0.123 -> 12.3%."""
+    return f"{100 * fraction:.{digits}f}%"
+
+
+def signed_percent(fraction: float, digits: int = 1) -> str:
+    """0.012 -> +1.2%."""
+    return f"{100 * fraction:+.{digits}f}%"
+
+
+def interval(bounds: Any, digits: int = 1) -> str:
+    """(0.1, 0.2) -> 10.0 to 20.0%."""
+    low, high = bounds
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}%"
+
+
+def duration(seconds: float) -> str:
+    """75 -> 1 min 15 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def gigabytes(count: int) -> str:
+    """Bytes -> GB with two digits."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def p_value(value: float) -> str:
+    """A p-value, short."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,56 @@
+"""A recipe's plan, and what its run found: one table, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from snt.recipes import RecipeRun
+from snt.report.detection import detection_table
+from snt.report.evaluation import comparison_table, measurement_table
+from snt.report.figures import duration, gigabytes, percent
+from snt.report.inspection import render
+
+
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """The steps of a recipe and their settings."""
+    table = Table(
+        title=f"{plan['recipe']}: {plan['about']}",
+        caption=f"model: {plan['model']}; files: {plan['directory']}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("step")
+    table.add_column("settings")
+    for step in plan["steps"]:
+        shown = [f"{k}: {v}" for k, v in step.items() if k != "step" and v not in (None, {})]
+        table.add_row(step["step"], "\n".join(shown))
+    return table
+
+
+def recipe_tables(run: RecipeRun) -> list[RenderableType]:
+    """The mask, then the one table that matters, then where the files are."""
+    results = run.results
+    shown: list[RenderableType] = []
+    if "inspect" in results:
+        shown.append(render(results["inspect"]))
+    elif "detect" in results:
+        shown.append(detection_table(results["detect"].as_json()))
+    share = ""
+    if "tune" in results:
+        tuned = results["tune"]
+        size = tuned.proof.masked / tuned.settings["model"]["parameters"]
+        share = f", {percent(size, 2)} of its parameters tuned"
+    if "eval" in results:
+        found = results["eval"]
+        if found.baseline is None:
+            shown.append(measurement_table(found.measured, found.model))
+        else:
+            title = f"{found.baseline_model}{share}: before and after"
+            names = ("before", "after")
+            shown.append(comparison_table(found.baseline, found.measured, title, names))
+    cost = f"{duration(run.seconds)}, at most {gigabytes(run.peak_bytes)} of memory"
+    return [*shown, f"{cost}; files: {run.directory}"]
