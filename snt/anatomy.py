@@ -7,10 +7,10 @@ family is one entry in `FAMILIES`; everything above reads neurons through `Anato
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from snt.errors import RequestError
+from snt.errors import FormatError, RequestError
 
 KINDS = ("ffn", "q", "k", "v")
 Axis = Literal["rows", "cols"]
@@ -47,6 +47,8 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": Family(),
 }
 
+# Beyond this no size in a file's metadata is believed.
+_LARGEST = 1 << 24
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -100,6 +102,21 @@ class Anatomy:
     def shape(self) -> dict[str, Any]:
         """The part of a fingerprint that must be equal for a mask to make sense."""
         return asdict(self)
+
+
+def anatomy_from(shape: object) -> Anatomy:
+    """Anatomy from the metadata of a file, trusting nothing in it. Raises FormatError."""
+    wanted = {field.name for field in fields(Anatomy)}
+    if not isinstance(shape, dict) or shape.keys() != wanted:
+        raise FormatError(f"its metadata describes no model: {shape!r:.200}")
+    sizes = {name: shape[name] for name in wanted - {"model_type", "attention_bias"}}
+    sound = all(type(size) is int and 0 < size <= _LARGEST for size in sizes.values())
+    bias = shape["attention_bias"]
+    if not sound or type(bias) is not bool or shape["heads"] % shape["kv_heads"]:
+        raise FormatError(f"its metadata gives sizes that no model has: {shape!r:.200}")
+    if shape["model_type"] not in FAMILIES:
+        raise FormatError(f"it is for model type {shape['model_type']!r}, which is not served")
+    return Anatomy(**shape)
 
 
 def anatomy_of(config: Any) -> Anatomy:

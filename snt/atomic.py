@@ -44,6 +44,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise RequestError now, before hours of work, when `path` could not be written afterwards."""
+    path = Path(path)
+    if path.is_dir() and path.suffix:
+        raise RequestError(f"cannot write {path}: it is a directory; choose another place with -o")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise RequestError(
+            f"cannot write {path}: {error.strerror}; choose another place with -o"
+        ) from error
+    os.close(handle)
+    Path(name).unlink()
+
+
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it becomes `path`.

@@ -14,6 +14,7 @@ from typing import Any
 
 from snt import __version__, corpora
 from snt.anatomy import KINDS
+from snt.atomic import check_writable
 from snt.corpora import Corpus
 from snt.errors import unknown_name
 from snt.masks import NeuronMask, save_mask
@@ -105,11 +106,12 @@ def detect(
     for kind in kinds:
         if kind not in KINDS:
             raise unknown_name("kind", kind, KINDS)
+    check_writable(output)
     combine = combine or ("contrast" if against else "none")
     rule = Selection.parse(select_by)
-    roles = [("corpus", corpora.load(corpus))]
+    roles = [("corpus", corpora.load(corpus, offline=offline, progress=progress))]
     if against is not None:
-        roles.append(("against", corpora.load(against)))
+        roles.append(("against", corpora.load(against, offline=offline, progress=progress)))
     opened = open_model(
         ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
     )

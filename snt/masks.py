@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snt.anatomy import KINDS, Anatomy
+from snt.anatomy import KINDS, Anatomy, anatomy_from
 from snt.errors import FormatError, MismatchError
 from snt.scores import Place
 from snt.tensor_files import read_tensors, write_tensors
@@ -87,7 +87,13 @@ class NeuronMask:
             if kept:
                 neurons[place] = torch.tensor(kept, dtype=torch.int32)
         parents = [dict(mask.provenance) for mask in (self, other)]
-        return NeuronMask(self.anatomy, neurons, provenance={"parents": parents})
+        # What both parents agree on is still true of the result.
+        shared = {
+            key: self.provenance[key]
+            for key in ("model", "fingerprint")
+            if key in self.provenance and self.provenance[key] == other.provenance.get(key)
+        }
+        return NeuronMask(self.anatomy, neurons, provenance={**shared, "parents": parents})
 
 
 def save_mask(mask: NeuronMask, path: Path) -> None:
@@ -121,13 +127,11 @@ def load_mask(path: Path) -> NeuronMask:
     derived = ("format", "version", "anatomy", "counts", "sizes")
     provenance = {key: value for key, value in metadata.items() if key not in derived}
     try:
-        anatomy = Anatomy(**declared)  # type: ignore[arg-type]
+        anatomy = anatomy_from(declared)
         mask = NeuronMask(anatomy, neurons, scores, provenance)
         counts = mask.counts()
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    except (TypeError, ValueError, KeyError) as error:
-        raise FormatError(f"{path}: its metadata describes no model: {declared!r:.200}") from error
     if metadata.get("counts") != counts:
         raise FormatError(
             f"{path}: its metadata counts {metadata.get('counts')!r:.200} and "

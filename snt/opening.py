@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snt.fingerprint import Fingerprint, fingerprint_of
-
 from snt.backend import LoadedModel, get_backend
 from snt.chat import Chat
 from snt.errors import MismatchError, RequestError, unknown_name
+from snt.fingerprint import Fingerprint, fingerprint_of
 from snt.model_refs import ResolvedModel, default_ref, resolve
 from snt.progress import Progress, Silence
 
 if TYPE_CHECKING:
     import torch
-    from snt.patches import Patch
 
     from snt.masks import NeuronMask
+    from snt.patches import Patch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_BACKEND = "full"
@@ -31,7 +30,8 @@ class ModelChoice:
     """Which model, held how: what the options common to all commands say.
 
     `ref` None means `named`, the model that a mask or patch names, else the default. `dtype` "auto"
-    leaves the choice to the work at hand.
+    leaves the choice to the work at hand. `base` is the model that a patch belongs to, where the
+    patch does not name one that can be found by name.
     """
 
     ref: str | None = None
@@ -39,6 +39,7 @@ class ModelChoice:
     dtype: str = "auto"
     system: str | None = None
     offline: bool = False
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class OpenModel:
     backend: str
     patch_digest: str | None = None
     deactivated: str | None = None
+    offline: bool = False
 
     @property
     def id(self) -> str:
@@ -98,7 +100,8 @@ def resolve_choice(
         return resolve(choice.ref, offline=choice.offline, on_progress=progress.say)
     if named is not None and "/" not in named:
         raise RequestError(
-            f"the file names the model {named!r}, a local directory; give that directory as MODEL"
+            f"the file names the model {named!r}, a local directory; give that directory as MODEL, "
+            "or, where MODEL is a patch, with --base"
         )
     ref = named or default_ref()
     progress.say(f"model: {ref}" + (" (named by the file)" if named else " (the default)"))
@@ -126,9 +129,8 @@ def open_model(
     model = backend.load(resolved.directory, dtype)
     progress.say(f"{resolved.id} on {model.device}, {dtype_name(model.dtype)}, {backend_name}")
     chat = Chat(model.tokenizer, model.context, choice.system)
-    return OpenModel(
-        resolved, model, chat, fingerprint_of(resolved.directory, model.anatomy), backend_name
-    )
+    fingerprint = fingerprint_of(resolved.directory, model.anatomy)
+    return OpenModel(resolved, model, chat, fingerprint, backend_name, offline=choice.offline)
 
 
 @contextmanager
@@ -143,12 +145,11 @@ def opened(
     if directory is None:
         yield open_model(choice, named=named, progress=progress)
         return
+    from snt.deltas import Deltas, digest_of
     from snt.patches import load_patch
 
-    from snt.deltas import Deltas, digest_of
-
     patch = load_patch(directory / "patch.safetensors")
-    base = open_model(replace(choice, ref=None), named=named_model(patch), progress=progress)
+    base = open_model(replace(choice, ref=choice.base), named=named_model(patch), progress=progress)
     check_patch(patch, base)
     on_device = {
         key: (indices.to(base.model.device), delta.to(base.model.device))

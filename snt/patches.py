@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from snt.anatomy import Anatomy, Axis
+from snt.anatomy import Anatomy, Axis, anatomy_from
 from snt.deltas import SliceKey
 from snt.errors import FormatError
 from snt.fingerprint import Fingerprint
@@ -64,11 +64,10 @@ def load_patch(path: Path) -> Patch:
     """Read a patch file, trusting nothing in it. Raises MissingFileError or FormatError."""
     tensors, metadata = read_tensors(path, FORMAT)
     try:
-        anatomy = Anatomy(**metadata["anatomy"])
-        anatomy.family  # noqa: B018  an unknown model type has none
-        weights = str(metadata["fingerprint"])
-    except (TypeError, ValueError, KeyError) as error:
-        raise FormatError(f"{path}: its metadata describes no model") from error
+        anatomy = anatomy_from(metadata.get("anatomy"))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    weights = str(metadata.get("fingerprint"))
     derived = ("format", "version", "anatomy", "fingerprint")
     provenance = {key: value for key, value in metadata.items() if key not in derived}
     try:

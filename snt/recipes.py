@@ -248,7 +248,8 @@ class _Run:
         return evaluate(
             str(self.patch),
             settings=self._settings(),
-            baseline=self.recipe.model or BASE,
+            baseline=BASE,
+            base=self.recipe.model,
             output=self.directory / "evaluation",
             **self._common(),
         )

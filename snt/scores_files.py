@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snt.anatomy import KINDS, Anatomy
+from snt.anatomy import KINDS, Anatomy, anatomy_from
 from snt.errors import FormatError
 from snt.scores import BINS, NeuronScores, Place, Scores
 from snt.tensor_files import read_tensors, write_tensors
@@ -63,10 +63,10 @@ def load_scores(path: Path) -> ScoresFile:
             raise FormatError(f"{path}: tensor {name!r} has no place in a scores file")
         found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     try:
-        anatomy = Anatomy(**metadata["anatomy"])
-        sizes = {kind: anatomy.size(kind) for kind in KINDS}
-    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise FormatError(f"{path}: its metadata describes no model") from error
+        anatomy = anatomy_from(metadata.get("anatomy"))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    sizes = {kind: anatomy.size(kind) for kind in KINDS}
     places = {place: _scores(path, place, parts, sizes) for place, parts in found.items()}
     if any(layer >= anatomy.layers for layer, _ in places):
         raise FormatError(f"{path}: a layer beyond the model's {anatomy.layers}")

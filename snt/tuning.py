@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from snt.patches import Patch, load_patch, save_patch
-from snt.report.card import patch_card
 
 from snt import __version__, corpora
-from snt.atomic import sha256_of, whole_directory, write_json, write_text
+from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
 from snt.corpora import Corpus, TrainingPairs
 from snt.deltas import Deltas, digest_of, masked_slices
 from snt.errors import NegativeResult, RequestError, RunFailure
@@ -28,7 +26,9 @@ from snt.masks import NeuronMask, load_mask, save_mask
 from snt.memory import peak_bytes
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
+from snt.patches import Patch, load_patch, save_patch
 from snt.progress import Progress, Silence
+from snt.report.card import patch_card
 from snt.retaining import kept_prompts
 from snt.training import Plan, Schedule, Training, train
 
@@ -69,7 +69,7 @@ class Tuning:
     def as_json(self) -> dict[str, Any]:
         """The report of `snt tune --json`, also saved as report.json."""
         document = {
-            "patch": str(self.patch),
+            "patch": self.patch.name,
             "steps": self.steps,
             "trainable": self.proof.masked,
             "masked": self.proof.masked,
@@ -117,13 +117,16 @@ def tune(
     started = time.perf_counter()
     progress = progress or Silence()
     schedule = schedule or Schedule()
+    check_writable(output)
     held = load_mask(mask)
     if not len(held):
         raise RequestError(f"{mask} holds no neuron; there is nothing to tune")
-    pairs = corpora.load_pairs(data)
-    kept = [corpora.load(name) for name in retain]
+    pairs = corpora.load_pairs(data, offline=offline, progress=progress)
+    kept = [corpora.load(name, offline=offline, progress=progress) for name in retain]
     if evaluate is not None:
-        evaluate.chosen()
+        evaluate.chosen(offline)
+    # The system message of the data is the one that the model must refuse under.
+    system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline)
     opened = open_model(choice, named=named_model(held), progress=progress)
     warning = opened.check_mask(held)

@@ -19,6 +19,7 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.utils import logging
 
 from snt.anatomy import Anatomy, anatomy_of
 from snt.backend import Batch, LayerActivations, Visitor
@@ -32,6 +33,8 @@ _ATTENTION = "snt_observed"
 
 def load(directory: Path, dtype: torch.dtype | None = None) -> FullModel:
     """Load a model directory; `dtype` defaults to the checkpoint's."""
+    # Whoever waits is told by the caller's progress; a second bar would break it.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     anatomy = anatomy_of(AutoConfig.from_pretrained(directory))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype or "auto")

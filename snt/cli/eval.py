@@ -28,6 +28,10 @@ def evaluate(
         str | None,
         typer.Option("--baseline", help="Model to compare with; `base`: the one without patch."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="The model of a patch that names a local directory."),
+    ] = None,
     deactivate: Annotated[
         Path | None,
         typer.Option("--deactivate", help="A mask whose neurons are removed, in memory only."),
@@ -72,6 +76,7 @@ def evaluate(
             corpora=given,
         ),
         baseline=baseline,
+        base=base,
         deactivate=deactivate,
         output=output or Path("evaluation"),
         backend=backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
 from snt.cli.options import Json
@@ -24,7 +25,7 @@ def backends(as_json: Json = False) -> None:
 
 
 def _show(rows: list[dict[str, str]], as_json: bool) -> None:
-    table = Table(*rows[0]) if rows else Table("none")
+    table = Table(*rows[0], box=box.SIMPLE) if rows else Table("none")
     for row in rows:
         table.add_row(*row.values())
     Output(as_json).result(rows, table)

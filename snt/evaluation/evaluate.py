@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snt import __version__
-from snt.atomic import sha256_of, whole_directory, write_json
+from snt.atomic import check_writable, sha256_of, whole_directory, write_json
 from snt.errors import RequestError
 from snt.evaluation.completions import Completion, read_completions, write_completions
 from snt.evaluation.measurement import (
@@ -79,6 +79,7 @@ def evaluate(
     *,
     settings: Settings | None = None,
     baseline: str | None = None,
+    base: str | None = None,
     deactivate: Path | None = None,
     output: Path = Path("evaluation"),
     backend: str | None = None,
@@ -89,23 +90,24 @@ def evaluate(
 ) -> Evaluation:
     """Measure `model`, a model or a patch directory, and `baseline` on the same prompts.
 
-    `baseline` "base" is the model that a patch was made for, or `model` itself with nothing
-    deactivated. `deactivate` removes a mask's neurons in memory. Replies that the tuning saved in
-    the patch directory are taken up where they were made the same way. Raises RequestError and
-    children for what cannot be served.
+    `baseline` "base" is the model that a patch was made for (`base`, else the one that it names),
+    or `model` itself with nothing deactivated. `deactivate` removes a mask's neurons in memory.
+    Replies that the tuning saved in the patch directory are taken up where they were made the same
+    way. Raises RequestError and children for what cannot be served.
     """
     started = time.perf_counter()
     progress = progress or Silence()
     settings = settings or Settings()
-    settings.chosen()
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    settings.chosen(offline)
+    check_writable(output)
+    choice = ModelChoice(model, backend, dtype, system, offline, base)
     patch = patch_directory(model)
     measured, name, description = _run(
         choice, settings, deactivate, _saved(patch, "after"), progress
     )
     other, other_name = None, None
     if baseline is not None:
-        ref = _baseline_ref(model, baseline, patch)
+        ref = _baseline_ref(model, baseline, base, patch)
         other, other_name, _ = _run(
             replace(choice, ref=ref), settings, None, _saved(patch, "before"), progress
         )
@@ -162,18 +164,20 @@ def _run(
         return measured, name, {key: description[key] for key in description if key != "model"}
 
 
-def _baseline_ref(model: str | None, baseline: str, patch: Path | None) -> str | None:
+def _baseline_ref(
+    model: str | None, baseline: str, base: str | None, patch: Path | None
+) -> str | None:
     if baseline != BASE:
         return baseline
-    if patch is None:
-        return model
+    if patch is None or base is not None:
+        return base or model
     from snt.opening import named_model
     from snt.patches import load_patch
 
     name = named_model(load_patch(patch / "patch.safetensors"))
     if name is None or "/" not in name:
         raise RequestError(
-            f"the patch names its base model {name!r}, a local directory; give it as --baseline"
+            f"the patch names its base model {name!r}, a local directory; give it as --base"
         )
     return name
 

@@ -40,7 +40,7 @@ class Settings:
     limit: int | None = None
     corpora: Mapping[str, str] = field(default_factory=dict)
 
-    def chosen(self) -> dict[str, Corpus]:
+    def chosen(self, offline: bool = False) -> dict[str, Corpus]:
         """The corpus of every metric of the chosen suites. Raises UnknownNameError."""
         for suite in self.suites:
             if suite not in SUITES:
@@ -55,7 +55,9 @@ class Settings:
         if self.new_tokens < 1:
             raise RequestError(f"{self.new_tokens} new tokens; give at least 1")
         return {
-            metric: corpora.load(self.corpora.get(metric, default)).first(self.limit)
+            metric: corpora.load(self.corpora.get(metric, default), offline=offline).first(
+                self.limit
+            )
             for metric, (suite, default) in METRICS.items()
             if suite in self.suites
         }
@@ -118,7 +120,7 @@ def measure(
 ) -> Measurement:
     """Run the chosen suites. Replies in `reuse` that were made the same way are not made again."""
     progress = progress or Silence()
-    chosen = settings.chosen()
+    chosen = settings.chosen(opened.offline)
     judge = get_judge(settings.judge)
     made_by = made_by_of(opened, settings)
     known = {(row.suite, row.prompt): row.response for row in reuse if dict(row.made_by) == made_by}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from snt.report.figures import duration, gigabytes, percent
@@ -22,6 +23,7 @@ def detection_table(report: Mapping[str, Any]) -> Table:
             f"mask: {report['mask']}\nscores: {', '.join(report['scores'])}"
         ),
         title_justify="left",
+        box=box.SIMPLE,
         caption_justify="left",
     )
     table.add_column("kind")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -15,51 +16,44 @@ from snt.report.figures import LABELS, interval, p_value, percent, signed_percen
 
 def measurement_table(measured: Measurement, title: str) -> Table:
     """Every metric of one model with its interval."""
-    table = _table(title, measured)
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
-    table.add_column("n", justify="right")
+    table = _table(title, measured, ("value", "95% interval"))
     for metric, rate in measured.rates.items():
-        bounds = interval((rate.low, rate.high))
-        table.add_row(LABELS[metric], percent(rate.rate), bounds, str(rate.n))
+        table.add_row(_label(metric, rate.n), percent(rate.rate), interval((rate.low, rate.high)))
     if measured.perplexity is not None:
-        texts = str(len(measured.perplexity.tokens))
-        table.add_row(LABELS["perplexity"], f"{measured.perplexity.value:.2f}", "", texts)
+        language = measured.perplexity
+        table.add_row(_label("perplexity", len(language.tokens)), f"{language.value:.2f}", "")
     return table
 
 
 def comparison_table(before: Measurement, after: Measurement, title: str, names: Any) -> Table:
     """Every metric of two models on the same prompts, the paired difference and its p-value."""
-    table = _table(title, after)
-    table.add_column(names[0], justify="right")
-    table.add_column(names[1], justify="right")
-    table.add_column("95% interval", justify="right")
-    table.add_column("change", justify="right")
-    table.add_column("p", justify="right")
-    table.add_column("n", justify="right")
+    table = _table(title, after, (*names, "95% interval", "change", "p"))
     first, second = before.rates, after.rates
     for metric, difference in compare(before, after).items():
+        rate = second[metric]
         table.add_row(
-            LABELS[metric],
+            _label(metric, rate.n),
             percent(first[metric].rate),
-            percent(second[metric].rate),
-            interval((second[metric].low, second[metric].high)),
+            percent(rate.rate),
+            interval((rate.low, rate.high)),
             signed_percent(difference.difference),
             p_value(difference.p),
-            str(difference.n),
         )
     change = perplexity_change(before, after)
     if change is not None and before.perplexity is not None and after.perplexity is not None:
         relative, low, high = change
         table.add_row(
-            LABELS["perplexity"],
+            _label("perplexity", len(after.perplexity.tokens)),
             f"{before.perplexity.value:.2f}",
             f"{after.perplexity.value:.2f}",
             "",
-            f"{signed_percent(relative)}",
-            f"{100 * low:+.1f} to {100 * high:+.1f}%",
-            str(len(after.perplexity.tokens)),
+            signed_percent(relative),
+            "",
         )
+        table.caption = (
+            f"{table.caption or ''}\nperplexity's change, 95% by text: {100 * low:+.1f} to "
+            f"{100 * high:+.1f}%"
+        ).strip()
     return table
 
 
@@ -82,9 +76,22 @@ def labels_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, measured: Measurement) -> Table:
-    rates = [metric for metric in RATES if metric in measured.rates]
-    judged = f"refusals by the judge {measured.judge!r}; intervals: Wilson" if rates else None
-    table = Table(title=title, caption=judged, title_justify="left", caption_justify="left")
-    table.add_column("metric")
+def _label(metric: str, count: int) -> str:
+    return f"{LABELS[metric]} ({count})"
+
+
+def _table(title: str, measured: Measurement, columns: Sequence[str]) -> Table:
+    judged = any(metric in measured.rates for metric in RATES)
+    caption = (
+        f"in brackets: prompts or texts; refusals by the judge {measured.judge!r}; intervals of "
+        f"rates: Wilson{', of the last model' if len(columns) > 2 else ''}; p: exact McNemar"
+        if judged
+        else None
+    )
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE
+    )
+    table.add_column("metric", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 LABELS: Mapping[str, str] = {
-    "non_refusal": "harmful requests not refused",
-    "harmless_refusal": "harmless requests refused",
-    "over_refusal": "safe look-alikes refused",
-    "perplexity": "perplexity of prose",
+    "non_refusal": "harmful, not refused",
+    "harmless_refusal": "harmless, refused",
+    "over_refusal": "look-alike, refused",
+    "perplexity": "perplexity",
 }
 
 
@@ -24,9 +24,9 @@ def signed_percent(fraction: float, digits: int = 1) -> str:
 
 
 def interval(bounds: Any, digits: int = 1) -> str:
-    """(0.1, 0.2) -> 10.0 to 20.0%."""
+    """(0.1, 0.2) -> 10.0–20.0%."""
     low, high = bounds
-    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}%"
+    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}%"
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 
@@ -19,7 +20,7 @@ def revert_table(report: Mapping[str, Any]) -> Table:
 
 
 def _facts(title: str, report: Mapping[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column("fact")
     table.add_column("value", justify="right")
     for key, value in report.items():

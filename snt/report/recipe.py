@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -21,6 +22,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
         title=f"{plan['recipe']}: {plan['about']}",
         caption=f"model: {plan['model']}; files: {plan['directory']}",
         title_justify="left",
+        box=box.SIMPLE,
         caption_justify="left",
     )
     table.add_column("step")
