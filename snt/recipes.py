@@ -150,7 +150,7 @@ def built_in_recipes() -> dict[str, Path]:
     """Names and files of the recipes that come with snt."""
     package = Path(__file__).parent
     # In a wheel the recipes lie inside the package, in a checkout beside it.
-    for folder in (package / "recipes", package.parent / "recipes"):
+    for folder in (package / "data" / "recipes", package.parent / "recipes"):
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {}
