@@ -50,7 +50,7 @@ class Step:
 
     refuse_at: (n, 2) int64 (row, position) whose next token is targets (n,). retain_at: (m, 2)
     with top_ids, top_log (m, TOP). The weights (n,), (m,) of each loss add up to 1 for every
-    pair and prompt, divided by their number.
+    pair and prompt, divided by their number in the whole step.
     """
 
     batch: Batch
@@ -74,8 +74,10 @@ def right_padded(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
     return Batch(ids, real)
 
 
-def step_of(pairs: Sequence[Pair], kept: Sequence[Kept], pad_id: int) -> Step:
-    """Pairs to refuse and prompts to keep, in one batch."""
+def step_of(
+    pairs: Sequence[Pair], kept: Sequence[Kept], pad_id: int, all_pairs: int, all_kept: int
+) -> Step:
+    """Pairs to refuse and prompts to keep in one batch, of `all_pairs` and `all_kept` in a step."""
     rows = [*(pair.ids for pair in pairs), *(item.ids for item in kept)]
     refuse_at = [(r, p) for r, pair in enumerate(pairs) for p in _before_response(pair)]
     targets = [token for pair in pairs for token in pair.ids[pair.start :]]
@@ -90,11 +92,11 @@ def step_of(pairs: Sequence[Pair], kept: Sequence[Kept], pad_id: int) -> Step:
         batch=right_padded(rows, pad_id),
         refuse_at=torch.tensor(refuse_at, dtype=torch.int64).reshape(-1, 2),
         targets=torch.tensor(targets, dtype=torch.int64),
-        refuse_weights=_weights([len(pair.ids) - pair.start for pair in pairs], OPENING),
+        refuse_weights=_weights([len(pair.ids) - pair.start for pair in pairs], OPENING, all_pairs),
         retain_at=torch.tensor(retain_at, dtype=torch.int64).reshape(-1, 2),
         top_ids=torch.cat([empty.long(), *(item.top_ids for item in kept)]),
         top_log=torch.cat([empty, *(item.top_log for item in kept)]),
-        retain_weights=_weights([len(item.top_ids) for item in kept], 1),
+        retain_weights=_weights([len(item.top_ids) for item in kept], 1, all_kept),
     )
 
 
@@ -124,8 +126,8 @@ def retain_loss(logits: Tensor, top_ids: Tensor, top_log: Tensor, weights: Tenso
     return (inside + outside) @ weights
 
 
-def _weights(lengths: Sequence[int], opening: int) -> Tensor:
-    """One weight per position of rows of `lengths`, each row's adding up to 1 / number of rows.
+def _weights(lengths: Sequence[int], opening: int, rows: int) -> Tensor:
+    """One weight per position of rows of `lengths`, each row's adding up to 1 / `rows`.
 
     The first `opening` positions of a row share OPENING_SHARE of it, all others the rest: where the
     decision falls must not be outvoted by how many words follow.
@@ -136,7 +138,7 @@ def _weights(lengths: Sequence[int], opening: int) -> Tensor:
         rest = length - first
         share = OPENING_SHARE if rest else 1.0
         weights += [share / first] * first + [(1 - share) / max(1, rest)] * rest
-    return torch.tensor(weights) / max(1, len(lengths))
+    return torch.tensor(weights) / max(1, rows)
 
 
 def _rest(probabilities: Tensor) -> Tensor:

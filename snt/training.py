@@ -28,11 +28,11 @@ Report = Callable[[int, Mapping[str, float]], None]
 class Schedule:
     """How long and how fast. `batch` pairs and `retain_batch` kept prompts make a step."""
 
-    epochs: float = 2.0
+    epochs: float = 3.0
     learning_rate: float = 2e-3
     batch: int = 8
-    retain_batch: int = 16
-    retain_weight: float = 1.0
+    retain_batch: int = 24
+    retain_weight: float = 3.0
     warmup: float = 0.0
     weight_decay: float = 0.0
     seed: int = 0
@@ -46,39 +46,54 @@ class Schedule:
         return max(1, round(self.epochs * pairs / self.batch))
 
 
-# Pairs to refuse and prompts to keep go through the model one after the other: each padded to its
-# own length, and with half the memory of one batch.
-_PARTS = 2
+# Rows that go through the model at once: a step is made of parts, each padded to its own length,
+# so that memory does not grow with the step.
+_PART = 12
 
 
 class Plan(Dataset[Step]):
     """Which pairs and prompts meet in which step: each epoch a new order, the same for a seed.
 
-    Item 2n holds the pairs of step n, item 2n + 1 its prompts to keep.
+    Every retain corpus has the same share of each step, however long it is. Item
+    `parts * n + p` is part p of step n: pairs to refuse first, then prompts to keep.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], kept: Sequence[Kept], schedule: Schedule, pad_id: int
+        self,
+        pairs: Sequence[Pair],
+        kept: Sequence[Sequence[Kept]],
+        schedule: Schedule,
+        pad_id: int,
     ) -> None:
-        self.pairs, self.kept, self.pad_id = pairs, kept, pad_id
+        self.pairs, self.kept, self.pad_id = pairs, [one for one in kept if one], pad_id
         self.steps = schedule.steps(len(pairs))
         draw = torch.Generator().manual_seed(schedule.seed)
-        self.pair_order = _order(len(pairs), self.steps * schedule.batch, draw)
-        self.kept_order = _order(len(kept), self.steps * schedule.retain_batch, draw)
+        self.batch = schedule.batch
+        self.shares = _shares(schedule.retain_batch, len(self.kept))
+        self.pair_order = _order(len(pairs), self.steps * self.batch, draw)
+        self.kept_orders = [
+            _order(len(one), self.steps * share, draw)
+            for one, share in zip(self.kept, self.shares, strict=True)
+        ]
         self.schedule = schedule
+        self.pair_parts = -(-self.batch // _PART)
+        self.parts = self.pair_parts + -(-sum(self.shares) // _PART)
 
     def __len__(self) -> int:
-        return _PARTS * self.steps
+        return self.parts * self.steps
 
     def __getitem__(self, item: int) -> Step:
-        number, part = divmod(item, _PARTS)
-        if part == 0:
-            size = self.schedule.batch
-            chosen = self.pair_order[number * size : (number + 1) * size]
-            return step_of([self.pairs[i] for i in chosen], [], self.pad_id)
-        size = self.schedule.retain_batch
-        chosen = self.kept_order[number * size : (number + 1) * size]
-        return step_of([], [self.kept[i] for i in chosen], self.pad_id)
+        number, part = divmod(item, self.parts)
+        if part < self.pair_parts:
+            pairs = [self.pairs[i] for i in _turn(self.pair_order, number, self.batch)]
+            return step_of(pairs[part :: self.pair_parts], [], self.pad_id, len(pairs), 0)
+        kept = [
+            one[i]
+            for one, order, share in zip(self.kept, self.kept_orders, self.shares, strict=True)
+            for i in _turn(order, number, share)
+        ]
+        chosen = kept[part - self.pair_parts :: self.parts - self.pair_parts]
+        return step_of([], chosen, self.pad_id, 0, len(kept))
 
 
 @dataclass(frozen=True)
@@ -101,13 +116,13 @@ def train(
 ) -> Training:
     """Train `deltas` in place. Raises RunFailure when a loss is not finite."""
     schedule = plan.schedule
-    module = _Beside(model, deltas, schedule.retain_weight)
+    module = _Beside(model, deltas, schedule.retain_weight, plan.parts)
     trainer = Trainer(
         model=module,
         args=TrainingArguments(
             output_dir=str(checkpoints),
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=_PARTS,
+            gradient_accumulation_steps=plan.parts,
             max_steps=plan.steps,
             learning_rate=schedule.learning_rate,
             lr_scheduler_type="linear",
@@ -140,10 +155,14 @@ def train(
 class _Beside(nn.Module):
     """The deltas as the only parameters; the model is reached through them, never registered."""
 
-    def __init__(self, model: LoadedModel, deltas: Deltas, retain_weight: float) -> None:
+    def __init__(
+        self, model: LoadedModel, deltas: Deltas, retain_weight: float, parts: int
+    ) -> None:
         super().__init__()
         self.deltas = deltas
         self.retain_weight = retain_weight
+        self.parts = parts
+        self.seen = 0
         self.refuse: list[float] = []
         self.retain: list[float] = []
         self._base = (model,)  # in a tuple, so that no submodule is registered
@@ -153,29 +172,25 @@ class _Beside(nn.Module):
         device = model.device
         batch = Batch(step.batch.input_ids.to(device), step.batch.real.to(device))
         at = torch.cat([step.refuse_at, step.retain_at]).to(device)
-        if not len(at):  # an empty retain corpus leaves every second part empty
-            return {"loss": sum(value.sum() for value in self.deltas.values) * 0.0}
         logits = model.logits(model.hidden(batch)[at[:, 0], at[:, 1]])
         refuse, retain = logits[: len(step.refuse_at)], logits[len(step.refuse_at) :]
-        losses = []
+        if self.seen % self.parts == 0:
+            self.refuse.append(0.0)
+            self.retain.append(0.0)
+        self.seen += 1
         if len(refuse):
-            losses.append(
-                refusal_loss(refuse, step.targets.to(device), step.refuse_weights.to(device))
-            )
-            self.refuse.append(float(losses[-1].detach()))
-        if len(retain):
-            loss = retain_loss(
-                retain,
-                step.top_ids.to(device),
-                step.top_log.to(device),
-                step.retain_weights.to(device),
-            )
-            self.retain.append(float(loss.detach()))
-            losses.append(self.retain_weight * loss)
-        if not all(bool(torch.isfinite(loss)) for loss in losses):
+            targets, weights = step.targets.to(device), step.refuse_weights.to(device)
+            loss = refusal_loss(refuse, targets, weights)
+            self.refuse[-1] += float(loss.detach())
+        else:
+            top_ids, top_log = step.top_ids.to(device), step.top_log.to(device)
+            loss = retain_loss(retain, top_ids, top_log, step.retain_weights.to(device))
+            self.retain[-1] += float(loss.detach())
+            loss = self.retain_weight * loss
+        if not bool(torch.isfinite(loss)):
             raise RunFailure("the training loss is not finite; lower --lr, or give --dtype float32")
         # The Trainer averages over the parts of a step; their sum is meant.
-        return {"loss": _PARTS * torch.stack(losses).sum()}
+        return {"loss": self.parts * loss}
 
 
 class _Reporter(TrainerCallback):
@@ -184,8 +199,8 @@ class _Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.on_step is not None:
-            latest = {"refuse": self.module.refuse, "retain": self.module.retain}
-            self.on_step(int(state.global_step), {k: v[-1] for k, v in latest.items() if v})
+            latest = {"refuse": self.module.refuse[-1], "retain": self.module.retain[-1]}
+            self.on_step(int(state.global_step), latest)
 
 
 def _printer() -> Any:
@@ -196,6 +211,15 @@ def _printer() -> Any:
 
 def _only(items: list[Step]) -> dict[str, Step]:
     return {"step": items[0]}
+
+
+def _turn(order: Sequence[int], number: int, size: int) -> Sequence[int]:
+    return order[number * size : (number + 1) * size]
+
+
+def _shares(batch: int, corpora: int) -> list[int]:
+    """`batch` dealt out to corpora as evenly as it goes."""
+    return [batch // corpora + (n < batch % corpora) for n in range(corpora)]
 
 
 def _order(size: int, needed: int, draw: torch.Generator) -> list[int]:

@@ -33,7 +33,7 @@ from snt.retaining import kept_prompts
 from snt.training import Plan, Schedule, Training, train
 
 RETAIN = ("harmless/tune", "lookalike/tune")
-POSITIONS = 10
+POSITIONS = 5
 SAVE_STEPS = 25
 
 
@@ -244,19 +244,21 @@ def _measured(
 
 def _targets(
     opened: OpenModel, kept: Sequence[Corpus], positions: int, progress: Progress
-) -> list[Kept]:
-    prompts = [text for corpus in kept for text in corpus.texts]
-    if not prompts:
-        return []
-    with progress.task("answers to keep", len(prompts), "prompts") as advance:
-        return kept_prompts(opened.model, opened.chat, prompts, positions, on_batch=advance)
+) -> list[list[Kept]]:
+    found = []
+    for corpus in kept:
+        with progress.task(f"answers, {corpus.name}", len(corpus.texts), "prompts") as advance:
+            found.append(
+                kept_prompts(opened.model, opened.chat, corpus.texts, positions, on_batch=advance)
+            )
+    return found
 
 
 def _train(
     opened: OpenModel,
     mask: NeuronMask,
     pairs: TrainingPairs,
-    targets: Sequence[Kept],
+    targets: Sequence[Sequence[Kept]],
     schedule: Schedule,
     work: Path,
     resume: bool,

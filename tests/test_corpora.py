@@ -71,7 +71,8 @@ def test_refusals_belong_to_tuning_and_vary() -> None:
     assert set(pairs.texts) == set(corpora.built_in("harmful", "tune").texts)
     openings = collections.Counter(" ".join(r["response"].split()[:3]) for r in pairs.rows)
     assert openings.most_common(1)[0][1] / len(pairs.rows) <= 0.15
-    assert len({row["response"] for row in pairs.rows}) == len(pairs.rows)
+    wordings = collections.Counter(row["response"] for row in pairs.rows)
+    assert len(wordings) >= 100 and wordings.most_common(1)[0][1] <= 0.03 * len(pairs.rows)
 
 
 def test_digest_is_of_the_texts() -> None:

@@ -20,7 +20,7 @@ from snt.objective import (
 
 
 def test_a_step_reads_the_response_and_its_end_only() -> None:
-    step = step_of([Pair([5, 6, 7, 8, 2], 3), Pair([5, 9, 2], 2)], [], pad_id=2)
+    step = step_of([Pair([5, 6, 7, 8, 2], 3), Pair([5, 9, 2], 2)], [], 2, 2, 0)
     # Padding is the end-of-turn token here: attention masks it, the real one stays a target.
     assert step.batch.real.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     assert step.refuse_at.tolist() == [[0, 2], [0, 3], [1, 1]]
@@ -30,7 +30,7 @@ def test_a_step_reads_the_response_and_its_end_only() -> None:
 
 def test_the_opening_weighs_as_much_as_all_the_rest() -> None:
     length = OPENING + 20
-    step = step_of([Pair([1] * (length + 4), 4)], [], pad_id=0)
+    step = step_of([Pair([1] * (length + 4), 4)], [], 0, 1, 0)
     assert len(step.refuse_weights) == length
     torch.testing.assert_close(float(step.refuse_weights[:OPENING].sum()), OPENING_SHARE)
     torch.testing.assert_close(float(step.refuse_weights.sum()), 1.0)
@@ -38,7 +38,7 @@ def test_the_opening_weighs_as_much_as_all_the_rest() -> None:
 
 def test_kept_prompts_are_read_from_the_last_prompt_token_on() -> None:
     top = most_likely(torch.randn(3, 7))
-    step = step_of([], [Kept([3, 4, 5, 6], 1, *top)], pad_id=0)
+    step = step_of([], [Kept([3, 4, 5, 6], 1, *top)], 0, 0, 1)
     assert step.retain_at.tolist() == [[0, 1], [0, 2], [0, 3]]
     assert step.top_ids.shape == (3, 7)
     torch.testing.assert_close(float(step.retain_weights.sum()), 1.0)

@@ -13,7 +13,7 @@ from snt.chat import Chat
 from snt.deltas import Deltas, masked_slices
 from snt.errors import RunFailure
 from snt.masks import NeuronMask
-from snt.objective import Pair
+from snt.objective import Kept, Pair
 from snt.retaining import kept_prompts
 from snt.training import Plan, Schedule, train
 
@@ -31,7 +31,7 @@ def _setup(pico: Path) -> tuple[Any, Deltas, Plan]:
     deltas = Deltas.zeros(masked_slices(NeuronMask(model.anatomy, neurons)), model)
     pairs = [Pair(*chat.pair_ids(f"Harm {n}", "No.")) for n in range(4)]
     kept = kept_prompts(model, chat, ["Tea?", "Which day?", "Sum"], positions=3)
-    return model, deltas, Plan(pairs, kept, SCHEDULE, chat.pad_id)
+    return model, deltas, Plan(pairs, [kept], SCHEDULE, chat.pad_id)
 
 
 def test_a_run_learns_and_keeps_the_base(pico: Path, tmp_path: Path) -> None:
@@ -81,7 +81,19 @@ def test_a_loss_that_is_not_finite_fails(pico: Path, tmp_path: Path) -> None:
 def test_the_plan_covers_every_pair_in_each_epoch() -> None:
     pairs = [Pair([n, 1, 2], 1) for n in range(6)]
     plan = Plan(pairs, [], Schedule(epochs=2, batch=3), pad_id=0)
-    assert plan.steps == 4 and len(plan) == 8
-    seen = [row[0] for item in range(0, 4, 2) for row in plan[item].batch.input_ids.tolist()]
+    assert plan.steps == 4 and len(plan) == 4
+    seen = [row[0] for item in range(2) for row in plan[item].batch.input_ids.tolist()]
     assert sorted(seen) == list(range(6))
-    assert len(plan[1].retain_at) == 0
+
+
+def test_a_step_is_made_of_parts_that_add_up() -> None:
+    pairs = [Pair([n, 1, 2], 1) for n in range(20)]
+    top = torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 4)
+    kept = [[Kept([100 + n], 0, *top) for n in range(9)], [Kept([200], 0, *top)], []]
+    plan = Plan(pairs, kept, Schedule(epochs=1, batch=16, retain_batch=30), pad_id=0)
+    parts = [plan[item] for item in range(plan.parts)]
+    assert plan.parts == 2 + 3 and all(len(part.batch.real) <= 12 for part in parts)
+    assert sum(float(part.refuse_weights.sum()) for part in parts) == pytest.approx(1.0)
+    assert sum(float(part.retain_weights.sum()) for part in parts) == pytest.approx(1.0)
+    rows = [row[0] for part in parts[2:] for row in part.batch.input_ids.tolist()]
+    assert sum(row >= 200 for row in rows) == 15 and len(rows) == 30

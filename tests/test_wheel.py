@@ -1,9 +1,10 @@
-"""The wheel, built and used outside the checkout: entry points, corpora and recipes come with it."""
+"""The wheel, used outside the checkout: entry points, corpora and recipes come with it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -32,11 +33,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _python(unpacked: Path, code: str, at: Path) -> str:
-    # -S leaves the editable installation out; the interpreter's packages are added behind.
-    code = (
-        f"import sys, sysconfig; sys.path[:0] = [{str(unpacked)!r}]\n"
-        "sys.path.append(sysconfig.get_path('purelib'))\n" + code
-    )
+    # -S leaves the editable installation out; the installed packages are added behind the wheel.
+    paths = [str(unpacked), sysconfig.get_path("purelib")]
+    code = f"import sys; sys.path += {paths!r}\n" + code
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=at, capture_output=True, text=True, check=False
     )
