@@ -172,6 +172,7 @@ def _score(
     prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
     batches = group_by_length(prompts, opened.chat.pad_id)
     layers = opened.model.anatomy.layers
-    name = f"importance, {texts.name}"
-    with progress.task(name, layers * len(prompts), "prompt layers") as advance:
-        return detect_scores(opened.model, batches, kinds, advance)
+    with progress.task(f"importance, {texts.name}", len(prompts), "prompts") as advance:
+        return detect_scores(
+            opened.model, batches, kinds, lambda prompts_seen: advance(prompts_seen / layers)
+        )

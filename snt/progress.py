@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]
 
 
 class Progress(Protocol):

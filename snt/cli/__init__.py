@@ -30,7 +30,7 @@ def main() -> None:
             traceback.print_exc()
         _stop(str(error), error.exit_code)
     except Interrupted:
-        _stop("interrupted; nothing half-written was left", INTERRUPTED)
+        _stop("interrupted; no half-written result was left (a tuning: --resume)", INTERRUPTED)
     except MemoryError:
         _stop("out of memory; give --batch-size a smaller number or use a smaller model", 1)
     except BrokenPipeError:

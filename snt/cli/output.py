@@ -40,11 +40,11 @@ class Output:
             self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def task(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    def task(self, name: str, total: int, unit: str) -> Iterator[Callable[[float], None]]:
         """A bar with the rate and the time left; a line at the end where there is no terminal."""
         with Bars(
-            TextColumn("{task.description:<28}", markup=False),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description:<27}", markup=False),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             _Rate(unit),
             TimeRemainingColumn(),
