@@ -16,7 +16,7 @@ from snt.report.figures import LABELS, interval, p_value, percent, signed_percen
 
 def measurement_table(measured: Measurement, title: str) -> Table:
     """Every metric of one model with its interval."""
-    table = _table(title, measured, ("value", "95% interval"))
+    table = _table(title, measured, ("value", "95%"))
     for metric, rate in measured.rates.items():
         table.add_row(_label(metric, rate.n), percent(rate.rate), interval((rate.low, rate.high)))
     if measured.perplexity is not None:
@@ -27,7 +27,7 @@ def measurement_table(measured: Measurement, title: str) -> Table:
 
 def comparison_table(before: Measurement, after: Measurement, title: str, names: Any) -> Table:
     """Every metric of two models on the same prompts, the paired difference and its p-value."""
-    table = _table(title, after, (*names, "95% interval", "change", "p"))
+    table = _table(title, after, (*names, "95%", "change", "p"))
     first, second = before.rates, after.rates
     for metric, difference in compare(before, after).items():
         rate = second[metric]
