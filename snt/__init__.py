@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from snt.detection import Detection, detect
     from snt.evaluation.evaluate import Evaluation, evaluate
     from snt.evaluation.measurement import Measurement, Settings
-    from snt.inspection import Inspection, inspect_files
+    from snt.inspection import Inspection
+    from snt.inspection import inspect_files as inspect
     from snt.masks import NeuronMask, load_mask, save_mask
     from snt.patches import Patch, load_patch, save_patch
-    from snt.recipes import load_recipe, run_recipe
+    from snt.recipes import load_recipe, run, run_recipe
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
 
@@ -28,7 +29,7 @@ _WHERE = {
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
     "Settings": "snt.evaluation.measurement",
-    "inspect_files": "snt.inspection",
+    "inspect": "snt.inspection:inspect_files",
     "Inspection": "snt.inspection",
     "NeuronMask": "snt.masks",
     "load_mask": "snt.masks",
@@ -37,6 +38,7 @@ _WHERE = {
     "load_patch": "snt.patches",
     "save_patch": "snt.patches",
     "load_recipe": "snt.recipes",
+    "run": "snt.recipes",
     "run_recipe": "snt.recipes",
     "Schedule": "snt.training",
     "tune": "snt.tuning",
@@ -54,10 +56,11 @@ __all__ = [
     "Tuning",
     "detect",
     "evaluate",
-    "inspect_files",
+    "inspect",
     "load_mask",
     "load_patch",
     "load_recipe",
+    "run",
     "run_recipe",
     "save_mask",
     "save_patch",
@@ -69,4 +72,5 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for, when it is asked for (PEP 562)."""
     if name not in _WHERE:
         raise AttributeError(f"module 'snt' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(import_module(module), attribute or name)

@@ -122,6 +122,8 @@ def _umask() -> int:
 
 def _write_failure(path: Path, error: OSError) -> RunFailure:
     reason = error.strerror or str(error)
+    if isinstance(error, shutil.Error):  # a copied folder: one fault per file, the first says it
+        reason = str(error.args[0][0][-1]).partition(": ")[0]
     return RunFailure(
         f"could not write {path}: {reason}; nothing was left under that name. "
         "Free some space or choose another place with -o"

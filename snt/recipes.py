@@ -146,6 +146,20 @@ def load_recipe(reference: str, changes: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def run(
+    recipe: str,
+    changes: Sequence[str] = (),
+    *,
+    output: Path | None = None,
+    start: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> RecipeRun:
+    """Load a recipe and run it: `load_recipe`, then `run_recipe`."""
+    loaded = load_recipe(recipe, changes)
+    return run_recipe(loaded, output=output, start=start, offline=offline, progress=progress)
+
+
 def built_in_recipes() -> dict[str, Path]:
     """Names and files of the recipes that come with snt."""
     package = Path(__file__).parent

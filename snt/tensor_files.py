@@ -15,20 +15,29 @@ from typing import Any
 from torch import Tensor
 
 from snt.atomic import whole_file
-from snt.errors import FormatError, MissingFileError
+from snt.errors import FormatError, MissingFileError, RunFailure
 
 _HEADER_LIMIT = 64 << 20
 _METADATA_LIMIT = 8 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and `metadata` (JSON, sorted keys) atomically."""
+    """Write `tensors` and `metadata` (JSON, sorted keys) atomically. Raises RunFailure."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
     with whole_file(path) as temporary:
         ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
-        save_file(ordered, temporary, metadata={"snt": text})
+        try:
+            save_file(ordered, temporary, metadata={"snt": text})
+        except SafetensorError as error:
+            # The library's own error hides that the disk is full; only writing can fail here.
+            reason = str(error).rpartition("I/O error: ")[2]
+            raise RunFailure(
+                f"could not write {path}: {reason}; nothing was left under that name. "
+                "Free some space or choose another place with -o"
+            ) from error
 
 
 def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

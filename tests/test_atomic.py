@@ -9,6 +9,7 @@ import pytest
 
 from snt import atomic
 from snt.errors import RequestError, RunFailure
+from snt.tensor_files import write_tensors
 
 
 def _full(*_: object) -> None:
@@ -35,6 +36,22 @@ def test_a_full_disk_keeps_the_old_directory(
         (directory / "new").touch()
     assert [p.name for p in target.iterdir()] == ["old"]
     assert [p.name for p in tmp_path.iterdir()] == ["patch"]
+
+
+def test_a_full_disk_is_told_for_tensors_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
+    import torch
+
+    def full(*_: object, **__: object) -> None:
+        reason = "Error while serializing: I/O error: No space left on device (os error 28)"
+        raise safetensors.SafetensorError(reason)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(RunFailure, match="m.safetensors: No space left on device"):
+        write_tensors(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:

@@ -198,6 +198,41 @@ def test_nothing_changed_is_exit_3(place: Path, mask: Path) -> None:
     assert not (place / "same").exists()
 
 
+def test_a_failed_tuning_resumes_to_the_same_patch(
+    place: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import snt.tuning as tuning
+    from snt.errors import RunFailure
+
+    def fail(*_: Any) -> None:
+        raise RunFailure("the power went")
+
+    words = ("tune", "./pico", "--mask", mask.name, "--data", "pairs.jsonl", "--retain", "good.txt")
+    words += ("--epochs", "2", "--batch", "2", "--no-measure")
+    assert snt(*words, "-o", "whole", at=place).returncode == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, "SAVE_STEPS", 4)
+        patched.setattr(tuning, "prove", fail)
+        done = snt(*words, "-o", "part", at=place)
+        assert done.returncode == 1 and "the power went" in done.stderr
+    assert not (place / "part").exists() and (place / "part.unfinished").is_dir()
+    done = snt(*words, "-o", "part", "--resume", "--json", at=place)
+    assert done.returncode == 0, done.stderr
+    first, again = (place / name / "patch.safetensors" for name in ("whole", "part"))
+    assert first.read_bytes() == again.read_bytes()
+    assert not (place / "part.unfinished").exists()
+
+
+def test_the_python_interface_names_every_command(place: Path, mask: Path) -> None:
+    import snt as package
+
+    for name in package.__all__:
+        assert callable(getattr(package, name)), name
+    assert package.inspect([mask]).as_json()
+    with pytest.raises(AttributeError, match="nonsense"):
+        package.nonsense  # noqa: B018
+
+
 def _truncated(place: Path) -> str:
     whole = (place / "m.safetensors").read_bytes()
     (place / "cut.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -66,4 +66,4 @@ def detect(
         offline=offline,
         progress=out,
     )
-    out.result(found.as_json(), detection_table(found.as_json()))
+    out.result(found.as_json(), *detection_table(found.as_json()))

@@ -6,25 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 
 from snt.report.figures import duration, gigabytes, percent
 
 
-def detection_table(report: Mapping[str, Any]) -> Table:
-    """Counts and shares by kind beside the base rates; files and cost below."""
+def detection_table(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Counts and shares by kind beside the base rates; then the cost, and where the files are."""
     table = Table(
         title=f"{report['neurons']:,} neurons, {report['parameters']:,} parameters "
         f"({percent(report['parameter_share'], 2)} of {report['model']['id']})",
-        caption=(
-            f"{report['prompts']} prompts in {duration(report['seconds'])} "
-            f"({duration(report['forward_seconds'])} of it the model's own forward passes), "
-            f"at most {gigabytes(report['peak_bytes'])} of memory\n"
-            f"mask: {report['mask']}\nscores: {', '.join(report['scores'])}"
-        ),
         title_justify="left",
         box=box.SIMPLE,
-        caption_justify="left",
     )
     table.add_column("kind")
     for name in ("neurons", "of its kind", "of the mask", "base rate"):
@@ -37,4 +31,9 @@ def detection_table(report: Mapping[str, Any]) -> Table:
             percent(count / max(1, report["neurons"])),
             percent(report["base_rates"][kind]),
         )
-    return table
+    cost = (
+        f"{report['prompts']} prompts in {duration(report['seconds'])} "
+        f"({duration(report['forward_seconds'])} of it the model's own forward passes), "
+        f"at most {gigabytes(report['peak_bytes'])} of memory"
+    )
+    return [table, cost, f"mask: {report['mask']}", f"scores: {', '.join(report['scores'])}"]

@@ -40,7 +40,7 @@ def recipe_tables(run: RecipeRun) -> list[RenderableType]:
     if "inspect" in results:
         shown.append(render(results["inspect"]))
     elif "detect" in results:
-        shown.append(detection_table(results["detect"].as_json()))
+        shown += detection_table(results["detect"].as_json())
     share = ""
     if "tune" in results:
         tuned = results["tune"]
