@@ -49,7 +49,7 @@ class TuneStep(_Step):
 class EvalStep(_Step):
     """`snt eval` of the patch of the tune step beside its base model."""
 
-    suites: tuple[str, ...] = ("safety", "over-refusal", "perplexity")
+    suites: tuple[str, ...] = ("safety", "over-refusal", "capability")
     judge: str = "refusal"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)

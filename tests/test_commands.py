@@ -168,7 +168,7 @@ def test_rejudge_needs_no_model(place: Path, patch: Path) -> None:
 
 def test_a_deactivated_mask_changes_the_model_in_memory_only(place: Path, mask: Path) -> None:
     before = (place / "pico" / "model.safetensors").read_bytes()
-    words = ("eval", "./pico", "--suite", "perplexity", "--limit", "4", "--json", "-o", "de")
+    words = ("eval", "./pico", "--suite", "capability", "--limit", "4", "--json", "-o", "de")
     whole = json.loads(snt(*words, at=place).stdout)
     done = snt(*words, "--deactivate", mask.name, "--baseline", "base", at=place)
     part = json.loads(done.stdout)

@@ -105,8 +105,8 @@ class FullModel:
             eos_token_id=list(stop_ids) or None,
             pad_token_id=stop_ids[0] if stop_ids else 0,
         )
-        # The last position of every row is a strided view; on a CPU in bfloat16 its product with the
-        # head would copy the head once a row (3.4 GB and 5 s at 64 rows of SmolLM2-135M).
+        # The last position of every row is a strided view; on a CPU in bfloat16 its product with
+        # the head would copy the head once a row (3.4 GB, 5 s at 64 rows of SmolLM2-135M).
         hook = self.model.get_output_embeddings().register_forward_pre_hook(
             lambda _module, inputs: (inputs[0].contiguous(),)
         )

@@ -43,7 +43,7 @@ def detect(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Find the neurons that are important on harmful requests, and write them as a mask."""
+    """Find the neurons of harmful requests; write a mask."""
     out = Output(as_json, quiet)
     out.say("loading…")
     from snt.detection import detect as run_detection

@@ -14,8 +14,11 @@ from snt.cli.output import Output
 def evaluate(
     model: options.Model = None,
     suite: Annotated[
-        str, typer.Option("--suite", help="safety, over-refusal, perplexity; comma-separated.")
-    ] = "safety,over-refusal,perplexity",
+        str,
+        typer.Option(
+            "--suite", help="safety, over-refusal, capability (perplexity); comma-separated."
+        ),
+    ] = "safety,over-refusal,capability",
     corpus: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,7 +57,7 @@ def evaluate(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure refusals of harmful, look-alike and harmless requests, and perplexity."""
+    """Measure refusals, over-refusals and perplexity."""
     out = Output(as_json, quiet)
     if rejudge is not None:
         _rejudge(rejudge, judge, output, out)

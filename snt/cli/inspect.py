@@ -9,7 +9,7 @@ from snt.cli.output import Output
 def inspect(
     files: options.Files, as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Show what masks, scores and patches hold, and how masks overlap."""
+    """Show what masks, scores and patches hold."""
     from snt.inspection import inspect_files
     from snt.report.inspection import render
 

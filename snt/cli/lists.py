@@ -18,7 +18,7 @@ def models(as_json: Json = False) -> None:
 
 
 def backends(as_json: Json = False) -> None:
-    """List the installed backends; none of them is imported."""
+    """List the installed backends."""
     from snt.backend import backend_names
 
     _show([{"name": name} for name in backend_names()], as_json)

@@ -10,7 +10,7 @@ import typer
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="Alias, Hub id[@revision] or directory; left out: the one a file names, else "
         "$SNT_MODEL, else smollm2-135m.",
         show_default=False,

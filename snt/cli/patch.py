@@ -14,7 +14,7 @@ patch_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Merge a patch into a model directory, or take it out again.",
+    help="Merge a patch into a model, or take it out.",
 )
 Directory = Annotated[Path, typer.Option("-o", "--output", help="The directory to write.")]
 

@@ -29,14 +29,19 @@ def tune(
             "Default: harmless/tune and lookalike/tune.",
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over --data.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Pairs in a step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate; default 0.002.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", help="Passes over --data; default 4.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Pairs in a step; default 8.")
+    ] = None,
     retain_batch: Annotated[
-        int | None, typer.Option("--retain-batch", help="Prompts to keep in a step.")
+        int | None, typer.Option("--retain-batch", help="Prompts to keep in a step; default 24.")
     ] = None,
     retain_weight: Annotated[
-        float | None, typer.Option("--retain-weight", help="Weight of keeping against refusing.")
+        float | None,
+        typer.Option("--retain-weight", help="Weight of keeping against refusing; default 4."),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The patch directory.")] = Path(
         "patch"
@@ -59,7 +64,7 @@ def tune(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Teach a mask's neurons to refuse harmful requests, keep all else; writes a patch."""
+    """Teach a mask's neurons to refuse; write a patch."""
     if mask is None:
         raise typer.BadParameter("give the mask file that `snt detect` wrote", param_hint="--mask")
     out = Output(as_json, quiet)

@@ -22,9 +22,9 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "non_refusal": ("safety", "harmful/eval"),
     "harmless_refusal": ("over-refusal", "harmless/eval"),
     "over_refusal": ("over-refusal", "lookalike/eval"),
-    "perplexity": ("perplexity", "prose/eval"),
+    "perplexity": ("capability", "prose/eval"),
 }
-SUITES = ("safety", "over-refusal", "perplexity")
+SUITES = ("safety", "over-refusal", "capability")
 RATES = tuple(metric for metric in METRICS if metric != "perplexity")
 NEW_TOKENS = 48
 
@@ -106,7 +106,7 @@ class Measurement:
                 "value": self.perplexity.value,
                 "n": len(self.perplexity.tokens),
                 "tokens": sum(self.perplexity.tokens),
-                "suite": "perplexity",
+                "suite": "capability",
                 "corpus": dict(self.corpora["perplexity"]),
             }
         return document
