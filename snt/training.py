@@ -28,11 +28,11 @@ Report = Callable[[int, Mapping[str, float]], None]
 class Schedule:
     """How long and how fast. `batch` pairs and `retain_batch` kept prompts make a step."""
 
-    epochs: float = 3.0
+    epochs: float = 4.0
     learning_rate: float = 2e-3
     batch: int = 8
     retain_batch: int = 24
-    retain_weight: float = 3.0
+    retain_weight: float = 8.0
     warmup: float = 0.0
     weight_decay: float = 0.0
     seed: int = 0

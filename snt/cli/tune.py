@@ -41,7 +41,7 @@ def tune(
     ] = None,
     retain_weight: Annotated[
         float | None,
-        typer.Option("--retain-weight", help="Weight of keeping against refusing; default 4."),
+        typer.Option("--retain-weight", help="Weight of keeping against refusing; default 8."),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The patch directory.")] = Path(
         "patch"
