@@ -152,7 +152,7 @@ def test_patches(tmp_path: Path) -> None:
     assert again.mask is not None and (facts.name, again.name) == ("p", "patch.safetensors")
     assert alone.as_json()["mask"] is None and alone.as_json()["report"] is None
     text = " ".join(_drawn(whole, bare).split())
-    assert "5 of 8 masked entries changed" in text and "harmful requests not refused" in text
+    assert "5 of 8 masked entries changed" in text and "harmful, not refused" in text
     assert "90.0% 10.0%" in text and "- 9.50" in text and "no report.json" in text
 
 
