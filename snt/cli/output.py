@@ -54,6 +54,8 @@ class Output:
         ) as bars:
             number = bars.add_task(name, total=total)
             yield lambda amount: bars.advance(number, amount)
+            # Fractions of a unit do not add up to it exactly.
+            bars.update(number, completed=total)
 
     def result(self, document: Any, *renderables: RenderableType) -> None:
         """The answer: the document as JSON, or what is drawn for people."""
