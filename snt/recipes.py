@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snt.errors import FormatError, MissingFileError, RequestError, unknown_name
-from snt.memory import peak_bytes
+from snt.memory import peak_bytes, release
 from snt.progress import Progress, Silence
 
 STEPS = ("detect", "tune", "eval", "inspect")
@@ -194,6 +194,7 @@ def run_recipe(
     for number, name in enumerate(steps, start=1):
         progress.say(f"step {number} of {len(steps)}: {name}")
         results[name] = getattr(run, name)()
+        release()
     return RecipeRun(recipe, directory, results, time.perf_counter() - started, peak_bytes())
 
 

@@ -48,7 +48,7 @@ class Schedule:
 
 # Rows that go through the model at once: a step is made of parts, each padded to its own length,
 # so that memory does not grow with the step.
-_PART = 12
+_PART = 8
 
 
 class Plan(Dataset[Step]):

@@ -23,7 +23,7 @@ from snt.errors import NegativeResult, RequestError, RunFailure
 from snt.evaluation.completions import read_completions, write_completions
 from snt.evaluation.measurement import Measurement, Settings, measure, metric_values
 from snt.masks import NeuronMask, load_mask, save_mask
-from snt.memory import peak_bytes
+from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.patches import Patch, load_patch, save_patch
@@ -139,6 +139,7 @@ def tune(
         raise RequestError(f"there is no checkpoint in {work} to resume from; leave --resume out")
     before = _measured(opened, evaluate, work / "before.jsonl", progress)
     targets = _targets(opened, kept, positions, progress)
+    release()
     trained, losses, changed = _train(
         opened, held, pairs, targets, schedule, work, resume, progress
     )
