@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from snt.errors import RequestError, UnavailableError, unknown_name
 
@@ -32,12 +32,30 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """The rotary embedding: turned at position t, unit vector e_d has two entries.
+
+    own: (B, T, D), the entry at d. cross: (B, T, D), the entry at partner[d]. partner: (D,) int64.
+    A coordinate that is not turned has own 1, cross 0 and itself for a partner.
+    """
+
+    own: Tensor
+    cross: Tensor
+    partner: Tensor
+
+
+@dataclass(frozen=True)
 class LayerActivations:
-    """What one decoder layer computed for one batch.
+    """What one decoder layer computed for one batch; float32.
 
     middle: (B, T, F), input of the down projection. query_raw: (B, H, T, D) and key_raw:
-    (B, G, T, D), before RoPE; query, key, value the same after it. cos, sin: (B, T, D).
-    logits: (B, H, T, T) float32, scaled and masked. attended: (B, H, T, D). scale: on query·key.
+    (B, G, T, D), as they enter the rotary embedding; query, key, value the same after it.
+    visible: (B, 1 or H, T, T) bool, which positions a position attends to. attended: (B, H, T, D).
+    scale: on query·key. softcap c: logits become c·tanh(logits / c) before the mask.
+
+    A norm over queries or keys couples coordinates: without raw coordinate d the others of its span
+    grow. query_gain, key_gain: that growth minus one, same shape as the raws, or None without a
+    norm. gain_span: "head", or "all" where the norm runs over all heads of a position.
     """
 
     middle: Tensor
@@ -46,11 +64,14 @@ class LayerActivations:
     query: Tensor
     key: Tensor
     value: Tensor
-    cos: Tensor
-    sin: Tensor
-    logits: Tensor
+    turn: Turn
+    visible: Tensor
     attended: Tensor
     scale: float
+    softcap: float | None = None
+    query_gain: Tensor | None = None
+    key_gain: Tensor | None = None
+    gain_span: Literal["head", "all"] = "head"
 
 
 class Visitor(Protocol):

@@ -11,7 +11,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.models.auto import CONFIG_MAPPING
 
 from snt.anatomy import Anatomy, anatomy_of
-from snt.backend import LayerActivations
+from snt.backend import LayerActivations, Turn
 from snt.importance.ffn import column_norms, ffn_importance
 from snt.importance.query_key import head_factors, key_importance, query_importance
 from snt.importance.value import value_gram, value_importance
@@ -34,7 +34,8 @@ def _recording_attention(
     groups = query.shape[1] // key.shape[1]
     logits = query @ key.repeat_interleave(groups, 1).mT * scaling + mask
     attended = logits.softmax(-1) @ value.repeat_interleave(groups, 1)
-    _SEEN.update(query=query, key=key, value=value, logits=logits, scale=scaling, attended=attended)
+    _SEEN.update(query=query, key=key, value=value, visible=mask == 0, scale=scaling)
+    _SEEN.update(attended=attended)
     return attended.transpose(1, 2).contiguous(), None
 
 
@@ -83,17 +84,18 @@ def _exact(seen: dict[str, Any], layer: Any, anatomy: Anatomy, real: Any) -> dic
         return flat.view(batch, tokens, -1, anatomy.head_dim).transpose(1, 2)
 
     cos, sin = (part.expand(batch, -1, -1) for part in seen["rope"])
+    half = anatomy.head_dim // 2
+    cross = torch.cat([sin[..., half:], -sin[..., :half]], dim=-1)
     attention = LayerActivations(
         middle=seen["middle"],
         attended=seen["attended"],
-        logits=seen["logits"],
+        visible=seen["visible"],
         query_raw=split(seen["query_raw"]),
         key_raw=split(seen["key_raw"]),
         query=seen["query"],
         key=seen["key"],
         value=seen["value"],
-        cos=cos,
-        sin=sin,
+        turn=Turn(cos, cross, torch.arange(2 * half).roll(half)),
         scale=seen["scale"],
     )
     per_head, per_group = (head_factors(output, n) for n in (anatomy.heads, anatomy.kv_heads))
@@ -121,7 +123,7 @@ def test_exact_equals_zero_and_rerun(model_type: str, side: str, scale: float) -
         real[row, 7 - length :] = side == "left"
         real[row, :length] |= side == "right"
     seen, attn_out, mlp_out = _run(model, ids, real.long())
-    single = {k: v if k == "scale" else _single(v) for k, v in seen.items()}
+    single = {k: v if k in ("scale", "visible") else _single(v) for k, v in seen.items()}
     scores = _exact(single, layer, anatomy, real)
     for kind, mine in scores.items():
         assert mine.shape == (3, anatomy.size(kind))

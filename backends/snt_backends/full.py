@@ -22,7 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.utils import logging
 
 from snt.anatomy import Anatomy, anatomy_of
-from snt.backend import Batch, LayerActivations, Visitor
+from snt.backend import Batch, LayerActivations, Turn, Visitor
 from snt.errors import RunFailure
 
 name = "full"
@@ -183,12 +183,11 @@ def _observed(model: FullModel) -> Iterator[_Seen]:
         module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
         repeat = query.shape[1] // key.shape[1]
-        logits = (query @ key.repeat_interleave(repeat, 1).mT).float() * scaling
-        if mask is not None:
-            logits = logits + mask[..., : key.shape[2]].float()
+        mask = mask[..., : key.shape[2]]
+        logits = (query @ key.repeat_interleave(repeat, 1).mT).float() * scaling + mask.float()
         weights = logits.softmax(-1).to(query.dtype)
         attended = weights @ value.repeat_interleave(repeat, 1)
-        seen.parts.update(query=query, key=key, value=value, logits=logits, scale=scaling)
+        seen.parts.update(query=query, key=key, value=value, visible=mask == 0, scale=scaling)
         seen.parts.update(attended=attended)
         return attended.transpose(1, 2).contiguous(), None
 
@@ -205,9 +204,8 @@ def _observed(model: FullModel) -> Iterator[_Seen]:
             query=parts["query"].float(),
             key=parts["key"].float(),
             value=parts["value"].float(),
-            cos=cos,
-            sin=sin,
-            logits=parts["logits"],
+            turn=_rotate_half(cos, sin),
+            visible=parts["visible"],
             attended=parts["attended"].float(),
             scale=parts["scale"],
         )
@@ -244,3 +242,11 @@ def _observed(model: FullModel) -> Iterator[_Seen]:
         for hook in hooks:
             hook.remove()
         model.model.set_attn_implementation(before)
+
+
+def _rotate_half(cos: Tensor, sin: Tensor) -> Turn:
+    """The turn of (B, T, D) cosines and sines in the rotate-half layout: partners are D/2 apart."""
+    half = cos.shape[-1] // 2
+    # rotate_half puts −x[d + half] at d < half and x[d − half] at d ≥ half.
+    cross = torch.cat([sin[..., half:], -sin[..., :half]], dim=-1)
+    return Turn(cos, cross, torch.arange(2 * half, device=cos.device).roll(half))

@@ -65,11 +65,9 @@ def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> T
     for row, kept in enumerate(real):
         key = seen.key[row][:, kept].repeat_interleave(per_group, 0)
         value = seen.value[row][:, kept].repeat_interleave(per_group, 0)
-        logits = seen.logits[row][:, kept][:, :, kept].unsqueeze(1)
-        cos, sin = seen.cos[row][kept], seen.sin[row][kept]
-        raw = seen.query_raw[row][:, kept] * seen.scale
-        own = _own_terms(raw, cos, sin)
-        other = (_lanes(key), _lanes(_partner(key)))
+        logits = _logits(seen, row, kept).unsqueeze(1)
+        own = _own_terms(seen.query_raw[row][:, kept] * seen.scale, seen, row, kept)
+        other = (_lanes(key), _lanes(key[..., seen.turn.partner]))
         mixed = (value @ factors).unsqueeze(1)
         removal = _Removal(logits.softmax(dim=-1), logits, own, other, mixed)
         rows.append(_importance(removal))
@@ -86,11 +84,10 @@ def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Ten
     rows = []
     for row, kept in enumerate(real):
         query = _by_group(seen.query[row][:, kept], groups)
-        logits = _by_group(seen.logits[row][:, kept][:, :, kept], groups)
-        cos, sin = seen.cos[row][kept], seen.sin[row][kept]
-        raw = seen.key_raw[row][:, kept] * seen.scale
-        own = _own_terms(raw, cos, sin)
-        other = (query.permute(0, 3, 1, 2), _partner(query).permute(0, 3, 1, 2))
+        logits = _by_group(_logits(seen, row, kept), groups)
+        own = _own_terms(seen.key_raw[row][:, kept] * seen.scale, seen, row, kept)
+        turned = query[..., seen.turn.partner]
+        other = (query.permute(0, 3, 1, 2), turned.permute(0, 3, 1, 2))
         by_head = factors.view(groups, query.shape[1], -1, factors.shape[-1])
         mixed = seen.value[row][:, kept].unsqueeze(1) @ by_head
         rows.append(_importance(_Removal(logits.softmax(dim=-1), logits, other, own, mixed)))
@@ -102,20 +99,24 @@ def _by_group(heads: Tensor, groups: int) -> Tensor:
     return heads.reshape(groups, -1, *heads.shape[1:])
 
 
-def _own_terms(raw: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotated coordinate d alone has cos at d and ±sin at its partner: two (U, D, 1, T).
+def _logits(seen: LayerActivations, row: int, kept: Tensor) -> Tensor:
+    """Masked attention logits of one prompt's real tokens -> (H, T, T)."""
+    query, key = seen.query[row][:, kept], seen.key[row][:, kept]
+    per_group = len(query) // len(key)
+    logits = query @ key.repeat_interleave(per_group, 0).mT * seen.scale
+    visible = seen.visible[row][:, kept][:, :, kept]
+    return logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
 
-    raw: (U, T, D) before RoPE; cos, sin: (T, D), rotate-half layout.
+
+def _own_terms(
+    raw: Tensor, seen: LayerActivations, row: int, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Coordinate d alone, turned: its entries at d and at its partner, two (U, D, 1, T).
+
+    raw: (U, T, D) before the rotary embedding.
     """
-    half = raw.shape[-1] // 2
-    # rotate_half puts −x[d + half] at d < half and x[d − half] at d ≥ half.
-    signed = torch.cat([sin[..., half:], -sin[..., :half]], dim=-1)
-    return _lanes(raw * cos), _lanes(raw * signed)
-
-
-def _partner(rotated: Tensor) -> Tensor:
-    half = rotated.shape[-1] // 2
-    return torch.cat([rotated[..., half:], rotated[..., :half]], dim=-1)
+    turn = seen.turn
+    return _lanes(raw * turn.own[row][kept]), _lanes(raw * turn.cross[row][kept])
 
 
 def _lanes(flat: Tensor) -> Tensor:
