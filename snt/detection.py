@@ -17,6 +17,7 @@ from snt.anatomy import KINDS
 from snt.atomic import check_writable
 from snt.corpora import Corpus
 from snt.errors import unknown_name
+from snt.importance.by_name import IMPORTANCES
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, OpenModel, open_model
@@ -25,7 +26,6 @@ from snt.scores_files import ScoresFile, save_scores, scores_path
 from snt.scoring import Detected, detect_scores, group_by_length
 from snt.selection_rules import SOURCES, Selection, select
 
-IMPORTANCES = ("exact",)
 DEFAULT_SELECT = "budget=1%"
 
 
@@ -121,7 +121,7 @@ def detect(
         "seed": seed,
         "snt": __version__,
     }
-    found = [_score(opened, role, texts, kinds, progress) for role, texts in roles]
+    found = [_score(opened, role, texts, kinds, importance, progress) for role, texts in roles]
     scores = [detected.scores for detected in found]
     chosen, ranked = select(
         opened.model.anatomy,
@@ -167,12 +167,21 @@ def detect(
 
 
 def _score(
-    opened: OpenModel, role: str, texts: Corpus, kinds: Sequence[str], progress: Progress
+    opened: OpenModel,
+    role: str,
+    texts: Corpus,
+    kinds: Sequence[str],
+    importance: str,
+    progress: Progress,
 ) -> Detected:
     prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
     batches = group_by_length(prompts, opened.chat.pad_id)
     layers = opened.model.anatomy.layers
     with progress.task(f"importance, {texts.name}", len(prompts), "prompts") as advance:
         return detect_scores(
-            opened.model, batches, kinds, lambda prompts_seen: advance(prompts_seen / layers)
+            opened.model,
+            batches,
+            kinds,
+            lambda prompts_seen: advance(prompts_seen / layers),
+            importance,
         )

@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
-from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.query_key import head_factors, key_importance, query_importance
-from snt.importance.value import value_gram, value_importance
+from snt.importance.by_name import Importances
 from snt.scores import NeuronScores, Place, Scores
 
 
@@ -44,14 +41,16 @@ def detect_scores(
     batches: Sequence[Batch],
     kinds: Sequence[str] = KINDS,
     on_layer: Callable[[int], None] | None = None,
+    importance: str = "exact",
 ) -> Detected:
-    """Exact importances of all neurons of `kinds` over all batches.
+    """Importances of all neurons of `kinds` over all batches.
 
-    `on_layer` gets the number of prompts after each (batch, layer), for a progress bar. Raises
-    RunFailure when an importance is not finite.
+    `importance` is one of `snt.importance.by_name.IMPORTANCES`. `on_layer` gets the number of
+    prompts after each (batch, layer), for a progress bar. Raises RunFailure when an importance is
+    not finite.
     """
     started = time.perf_counter()
-    collector = _Collector(tuple(kinds), on_layer)
+    collector = _Collector(Importances(importance, tuple(kinds)), on_layer)
     model.observe(batches, collector)
     seconds = time.perf_counter() - started
     return Detected(Scores(collector.places), seconds - collector.seconds)
@@ -67,19 +66,18 @@ class Detected:
 
 @dataclass
 class _Collector:
-    """The visitor: keeps what depends on weights alone per layer, merges everything else."""
+    """The visitor: merges the importances of every batch and layer."""
 
-    kinds: tuple[str, ...]
+    importances: Importances
     on_layer: Callable[[int], None] | None
     seconds: float = 0.0
     places: dict[Place, NeuronScores] = field(default_factory=dict)
-    weights: dict[int, _WeightTerms] = field(default_factory=dict)
 
     def __call__(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
     ) -> None:
         started = time.perf_counter()
-        for kind, importance in self._importances(layer, batch, activations, model).items():
+        for kind, importance in self.importances(layer, batch.real, activations, model).items():
             if not bool(torch.isfinite(importance).all()):
                 raise RunFailure(
                     f"layer {layer}, {kind}: an importance is not finite; the layer overflows in "
@@ -91,38 +89,3 @@ class _Collector:
         if self.on_layer is not None:
             self.on_layer(len(batch.real))
         self.seconds += time.perf_counter() - started
-
-    def _importances(
-        self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
-    ) -> dict[str, Tensor]:
-        if layer not in self.weights:
-            self.weights[layer] = _weight_terms(layer, model)
-        terms, real = self.weights[layer], batch.real
-        maths: dict[str, Callable[[], Tensor]] = {
-            "ffn": lambda: ffn_importance(seen.middle, terms.down_norms, real),
-            "q": lambda: query_importance(seen, real, terms.query_factors),
-            "k": lambda: key_importance(seen, real, terms.key_factors),
-            "v": lambda: value_importance(seen.attended, terms.value_gram, real),
-        }
-        return {kind: maths[kind]() for kind in self.kinds}
-
-
-@dataclass(frozen=True)
-class _WeightTerms:
-    """What the importances of one layer take from its weights alone."""
-
-    down_norms: Tensor
-    value_gram: Tensor
-    query_factors: Tensor
-    key_factors: Tensor
-
-
-def _weight_terms(layer: int, model: LoadedModel) -> _WeightTerms:
-    anatomy, family = model.anatomy, model.anatomy.family
-    output = model.weight(layer, family.output)
-    return _WeightTerms(
-        column_norms(model.weight(layer, family.down)),
-        value_gram(output, anatomy.kv_heads, anatomy.head_dim),
-        head_factors(output, anatomy.heads),
-        head_factors(output, anatomy.kv_heads),
-    )

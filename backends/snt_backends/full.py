@@ -208,6 +208,7 @@ def _observed(model: FullModel) -> Iterator[_Seen]:
             visible=parts["visible"],
             attended=parts["attended"].float(),
             scale=parts["scale"],
+            up=parts["up"],
         )
         parts.clear()
         seen.layers_seen += 1
@@ -230,6 +231,7 @@ def _observed(model: FullModel) -> Iterator[_Seen]:
             hooks += [
                 model.module(layer, family.query).register_forward_hook(keep("query_raw")),
                 model.module(layer, family.key).register_forward_hook(keep("key_raw")),
+                model.module(layer, family.up).register_forward_hook(keep("up")),
                 model.module(layer, family.attention).register_forward_pre_hook(
                     rope, with_kwargs=True
                 ),

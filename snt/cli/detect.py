@@ -20,7 +20,9 @@ def detect(
         str,
         typer.Option("--against", help="Second corpus to tell them from; `none` for none."),
     ] = "harmless/detect",
-    importance: Annotated[str, typer.Option("--importance", help="exact.")] = "exact",
+    importance: Annotated[
+        str, typer.Option("--importance", help="exact, fast, paper or released-code.")
+    ] = "exact",
     select: Annotated[
         str, typer.Option("--select", help="budget=1%, epsilon=0.1 or topk=ffn:64,attn:8.")
     ] = "budget=1%",

@@ -1,21 +1,19 @@
 """How far attention outputs move when logits are shifted: the kernel of exact query and key maths.
 
-A unit is a set of m query heads whose changes add before the norm is taken. Every neuron of a unit
-shifts the logits by x_ij; with E = exp(x) and Z_i = Σ_j P_ij E_ij the new attention is P∘E/Z, and
-the importance is ‖(P∘E/Z − P) M‖ with M the values through the output projection. One exponential
-per (neuron, i, j), and nothing is ever as large as neurons × T × T: rows go in blocks that meet
-only the columns that they see, and units and neurons in chunks that fit the processor's cache.
+With x_ij a neuron's shift of the logits, E = exp(x) and Z_i = Σ_j P_ij E_ij, the new attention is
+P∘E/Z, and the importance is ‖(P∘E/Z − P) M‖ with M the values through the output projection. One
+exponential per (neuron, i, j), and nothing is ever as large as neurons × T × T: rows go in blocks
+that meet only the columns that they see, and units and neurons in chunks that fit the processor's
+cache. Neurons lie innermost, so that every pass runs along whole vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-
 import torch
 from torch import Tensor
 
-from snt.importance.projection import Mixing, Rows, projection
+from snt.importance.projection import Rows, projection
+from snt.importance.removals import Removals, Seen, capped, masked_softmax
 
 # Elements of one (units × neurons × rows × heads × columns) block: 1 MiB of float32, so that the
 # passes over it run inside a core's second-level cache, yet dispatching each costs little.
@@ -28,60 +26,12 @@ _ROWS = 8
 _SMALLEST_SHIFT, _LARGEST_SHIFT = 2.0**-10, 30.0
 
 
-@dataclass(frozen=True)
-class Removals:
-    """The N neurons of U units, each with m query heads; T positions, r columns of values.
-
-    query: (U, m, T, D), times the softmax scale. key: (U, 1 or m, T, D). visible: (W, 1 or m, T, T)
-    bool, of which unit u takes row visible_of[u]. on_rows: two (U, m, T, N) and
-    on_columns: two (U, T, N): the shift before gains is Σ on_rows_i · on_columns_j. row_gain or
-    column_gain: (U, T, N), adds gain · logit. softcap c: logits S and S + shift both pass through
-    c·tanh(·/c).
-    """
-
-    query: Tensor
-    key: Tensor
-    visible: Tensor
-    visible_of: Tensor
-    on_rows: tuple[Tensor, Tensor]
-    on_columns: tuple[Tensor, Tensor]
-    mixing: Mixing
-    row_gain: Tensor | None = None
-    column_gain: Tensor | None = None
-    softcap: float | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(U, m, T, N)."""
-        units, heads, tokens, neurons = self.on_rows[0].shape
-        return units, heads, tokens, neurons
-
-    def in_double(self, unit: int, neurons: Tensor) -> Removals:
-        """Some neurons of one unit, in float64."""
-        only = slice(unit, unit + 1)
-
-        def cut(part: Tensor) -> Tensor:
-            return part[only][..., neurons].double()
-
-        return replace(
-            self,
-            query=self.query[only].double(),
-            key=self.key[only].double(),
-            visible_of=self.visible_of[only],
-            on_rows=(cut(self.on_rows[0]), cut(self.on_rows[1])),
-            on_columns=(cut(self.on_columns[0]), cut(self.on_columns[1])),
-            mixing=self.mixing.some(only).double(),
-            row_gain=None if self.row_gain is None else cut(self.row_gain),
-            column_gain=None if self.column_gain is None else cut(self.column_gain),
-        )
-
-
 def change_norms(removals: Removals) -> Tensor:
     """‖(P' − P) M‖ for every neuron -> (U, N) float32."""
     result = _norms(removals)
     bound = _shift_bound(removals)
     # A bound of zero is a neuron that is zero already, or a prompt of one token: exactly no change.
-    odd = ((bound < _SMALLEST_SHIFT) & (bound > 0.0)) | (bound > _LARGEST_SHIFT) | bound.isnan()
+    odd = ((bound < _SMALLEST_SHIFT) & (bound > 0.0)) | (bound > _LARGEST_SHIFT)
     for unit in odd.any(dim=1).nonzero().flatten().tolist():
         neurons = odd[unit].nonzero().flatten()
         result[unit, neurons] = _norms(removals.in_double(unit, neurons))[0].float()
@@ -92,8 +42,8 @@ def _norms(removals: Removals) -> Tensor:
     units, heads, _, neurons = removals.shape
     squared = removals.on_rows[0].new_zeros(units, neurons)
     project = projection(removals.mixing, heads, neurons)
-    for rows in _row_blocks(removals):
-        seen = _Seen.of(removals, rows)
+    for rows in removals.row_blocks(_rows_at_once(removals)):
+        seen = Seen.of(removals, rows)
         # Neurons lie side by side in memory: at least a vector of them at a time.
         chunk = max(16, _BLOCK // seen.probabilities[0].numel())
         step = max(1, chunk // neurons)
@@ -107,41 +57,12 @@ def _norms(removals: Removals) -> Tensor:
     return squared.sqrt_()
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Of a block of rows, column by column: logits before capping and probabilities.
-
-    All (U, m, C, R), `visible` (U, 1 or m, C, R) bool.
-    """
-
-    logits: Tensor
-    probabilities: Tensor
-    visible: Tensor
-
-    @staticmethod
-    def of(removals: Removals, rows: Rows) -> _Seen:
-        query = removals.query[:, :, rows.low : rows.high]
-        key = removals.key[:, :, rows.first : rows.last]
-        visible = removals.visible[:, :, rows.low : rows.high, rows.first : rows.last]
-        visible = visible[removals.visible_of].mT.contiguous()
-        logits = (query @ key.mT).mT.contiguous()
-        probabilities = masked_softmax(capped(logits, removals.softcap), visible)
-        return _Seen(logits, probabilities, visible)
+def _rows_at_once(removals: Removals) -> int:
+    _, heads, tokens, neurons = removals.shape
+    return max(1, min(_ROWS, _BLOCK // (heads * tokens * neurons)))
 
 
-def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """c·tanh(logits / c), or the logits themselves without a cap."""
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
-
-
-def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
-    """Softmax over the visible entries of the third axis: (U, m, C, …), zero where none is."""
-    hidden = ~visible
-    probabilities = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(dim=2)
-    return probabilities.masked_fill_(hidden, 0.0)
-
-
-def _change(removals: Removals, seen: _Seen, rows: Rows, some: slice, within: slice) -> Tensor:
+def _change(removals: Removals, seen: Seen, rows: Rows, some: slice, within: slice) -> Tensor:
     """P' − P of some units and neurons in a block of rows -> (U, m, C, R, N)."""
 
     def by_row(part: Tensor) -> Tensor:
@@ -152,18 +73,26 @@ def _change(removals: Removals, seen: _Seen, rows: Rows, some: slice, within: sl
 
     (rows_1, rows_2), (columns_1, columns_2) = removals.on_rows, removals.on_columns
     logits, kept = seen.logits[some].unsqueeze(-1), seen.probabilities[some].unsqueeze(-1)
-    shift = by_row(rows_1) * by_column(columns_1)
-    shift.addcmul_(by_row(rows_2), by_column(columns_2))
+    first = by_row(rows_1)
+    if removals.own is None:
+        shift = first * by_column(columns_1)
+    else:
+        shift = first.new_zeros(*logits.shape[:4], first.shape[-1])
+        torch.mul(first, by_column(columns_1), out=shift[:, removals.own_heads])
+    shift[:, removals.own_heads].addcmul_(by_row(rows_2), by_column(columns_2))
     if removals.row_gain is not None:
         shift.addcmul_(by_row(removals.row_gain).unsqueeze(1), logits)
     if removals.column_gain is not None:
         shift.addcmul_(by_column(removals.column_gain), logits)
-    if removals.softcap is not None:
-        shift = _capped_shift(shift, logits, removals.softcap)
+    softcap = removals.softcap if removals.shift_capped else None
     if shift.dtype == torch.float64:
         # Whatever the size of the shift; here the difference of two softmaxes keeps its digits.
-        moved = shift.add_(capped(logits, removals.softcap))
+        moved = capped(shift.add_(logits), softcap)
+        if not removals.shift_capped:
+            moved += capped(logits, removals.softcap) - logits
         return masked_softmax(moved, seen.visible[some].unsqueeze(-1)).sub_(kept)
+    if softcap is not None:
+        shift = _capped_shift(shift, logits, softcap)
     shift.exp_().mul_(kept)
     total = shift.sum(dim=2, keepdim=True)
     return torch.addcmul(kept.neg(), shift, _reciprocal(total), out=shift)
@@ -175,10 +104,13 @@ def _reciprocal(total: Tensor) -> Tensor:
 
 
 def _capped_shift(shift: Tensor, logits: Tensor, softcap: float) -> Tensor:
-    """c·tanh((S + x)/c) − c·tanh(S/c), without cancellation: c·u(1 − t²)/(1 + t·u)."""
-    level = torch.tanh(logits / softcap)
-    moved = shift.div_(softcap).tanh_()
-    return moved * (1.0 - level.square()).mul_(softcap) / (1.0 + level * moved)
+    """c·tanh((S + x)/c) − c·tanh(S/c), without cancellation: c·sinh(x/c)/(cosh((S+x)/c)·cosh(S/c)).
+
+    shift: x, which is overwritten.
+    """
+    level, moved = logits / softcap, shift.div_(softcap)
+    both = (level + moved).cosh_().mul_(level.cosh())
+    return moved.sinh_().div_(both).mul_(softcap)
 
 
 def _shift_bound(removals: Removals) -> Tensor:
@@ -196,14 +128,3 @@ def _shift_bound(removals: Removals) -> Tensor:
             ]
             bound = bound + gain.abs().amax(dim=1) * (longest[0] * longest[1]).unsqueeze(1)
     return bound
-
-
-def _row_blocks(removals: Removals) -> Iterator[Rows]:
-    """Blocks of rows with the columns that they see; rows that see nothing are left out."""
-    _, heads, tokens, neurons = removals.shape
-    seen = removals.visible.flatten(0, 1).any(dim=0)
-    step = max(1, min(_ROWS, _BLOCK // (heads * tokens * neurons)))
-    for low in range(0, tokens, step):
-        columns = seen[low : low + step].any(dim=0).nonzero().flatten()
-        if len(columns):
-            yield Rows(low, min(low + step, tokens), int(columns[0]), int(columns[-1]) + 1)

@@ -11,32 +11,36 @@ from snt.backend import LayerActivations, Turn
 
 
 def packed(seen: LayerActivations, real: Tensor) -> LayerActivations:
-    """The same activations with padding on the right, zero and invisible, and cut to the longest.
+    """What attention computed, with padding on the right, zero and invisible, cut to the longest.
 
     What a padded position holds (it may be anything, NaN included) is gone; it sees nothing and
-    nothing sees it, so its rows of an attention are zero. Order of real tokens is kept. `middle`
-    and `attended` are packed too. real: (B, T) bool, False at padding.
+    nothing sees it, so its rows of an attention are zero. The order of real tokens is kept. The
+    fields that are no part of queries, keys and values are left as they were.
+    real: (B, T) bool, False at padding.
     """
-    longest = int(real.sum(dim=1).max())
-    if bool(real[:, :longest].all()) and longest == real.shape[1]:
+    if bool(real.all()):
         return seen
-    order = (~real).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-    kept = real.gather(1, order)
+    longest = int(real.sum(dim=1).max())
+    padded_left = bool((real[:, 1:] & ~real[:, :-1]).any())
+    order = (~real).to(torch.uint8).argsort(dim=1, stable=True) if padded_left else None
+    kept = (real if order is None else real.gather(1, order))[:, :longest]
 
     def along(tensor: Tensor) -> Tensor:
         """Pack the second-last axis of (B, …, T, size)."""
-        shape = (len(order), *([1] * (tensor.dim() - 3)), longest, 1)
-        moved = tensor.take_along_dim(order.view(shape), dim=-2)
-        return torch.where(kept.view(shape), moved, 0.0)
+        shape = (len(real), *([1] * (tensor.dim() - 3)), -1, 1)
+        moved = tensor if order is None else tensor.take_along_dim(order.view(shape), dim=-2)
+        return torch.where(kept.view(shape), moved[..., :longest, :], 0.0)
 
     def gain(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else along(tensor)
 
-    visible = seen.visible.take_along_dim(order[:, None, :, None], dim=-2)
-    visible = visible.take_along_dim(order[:, None, None, :], dim=-1)
+    visible = seen.visible
+    if order is not None:
+        visible = visible.take_along_dim(order[:, None, :, None], dim=-2)
+        visible = visible.take_along_dim(order[:, None, None, :], dim=-1)
+    visible = visible[..., :longest, :longest]
     return replace(
         seen,
-        middle=along(seen.middle),
         query_raw=along(seen.query_raw),
         key_raw=along(seen.key_raw),
         query=along(seen.query),
@@ -44,7 +48,6 @@ def packed(seen: LayerActivations, real: Tensor) -> LayerActivations:
         value=along(seen.value),
         turn=Turn(along(seen.turn.own), along(seen.turn.cross), seen.turn.partner),
         visible=visible & kept[:, None, :, None] & kept[:, None, None, :],
-        attended=along(seen.attended),
         query_gain=gain(seen.query_gain),
         key_gain=gain(seen.key_gain),
     )

@@ -61,8 +61,13 @@ class Projection(Protocol):
     def __call__(self, units: slice, rows: Rows) -> Callable[[Tensor], Tensor]: ...
 
 
-def projection(mixing: Mixing, heads: int, neurons: int) -> Projection:
-    """The cheapest way, by a count of products: factored, stacked, or value and factor in turn."""
+def projection(mixing: Mixing | None, heads: int, neurons: int) -> Projection:
+    """The cheapest way, by a count of products: factored, stacked, or value and factor in turn.
+
+    Without a mixing the change itself is measured.
+    """
+    if mixing is None:
+        return lambda _units, _rows: lambda change: change.flatten(1, 3)
     tokens, dim = mixing.value.shape[-2:]
     stacked, width = tokens * heads, mixing.factors.shape[2]
     # A triangular factor saves most of the width; to make it costs a Gram matrix in float64.

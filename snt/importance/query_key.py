@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from snt.backend import LayerActivations, Turn
-from snt.importance.attention_change import Removals, change_norms
+from snt.importance.attention_change import change_norms
 from snt.importance.packing import packed
 from snt.importance.projection import Mixing
+from snt.importance.removals import Removals
+
+
+def head_grams(output_weight: Tensor, groups: int) -> Tensor:
+    """Gram matrix of each group's columns of W_o: (d_model, H·D) -> (groups, n·D, n·D)."""
+    columns = output_weight.float().view(output_weight.shape[0], groups, -1).permute(1, 2, 0)
+    return columns @ columns.mT
 
 
 def head_factors(output_weight: Tensor, groups: int) -> Tensor:
-    """Factor of each group's output Gram matrix: (d_model, H·D) -> (groups, n·D, r), r ≤ d_model.
+    """Factor of the Gram matrix of `head_grams`: (d_model, H·D) -> (groups, n·D, r), r ≤ d_model.
 
     Stacked over the n = H / groups heads of a group, ‖Σ_h x_h W_o,hᵀ‖ = ‖[x_1 … x_n] F‖ with F the
     factor, so that d_model never appears again.
@@ -38,7 +45,8 @@ def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> T
     real: (B, T) bool, False at padding. factors: from `head_factors`, with H groups, or with one
     where a norm runs over all heads of a query (`gain_span` "all").
     """
-    return _side_by_side(query_removals(packed(seen, real), factors), len(real))
+    parts = query_removals(packed(seen, real), factors)
+    return side_by_side(map(change_norms, parts), len(real))
 
 
 def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
@@ -48,15 +56,20 @@ def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Ten
     real: (B, T) bool, False at padding. factors: from `head_factors`, with G groups, or with one
     where a norm runs over all heads of a key (`gain_span` "all").
     """
-    return _side_by_side(key_removals(packed(seen, real), factors), len(real))
+    parts = key_removals(packed(seen, real), factors)
+    return side_by_side(map(change_norms, parts), len(real))
 
 
-def _side_by_side(parts: Iterable[Removals], batch: int) -> Tensor:
-    return torch.cat([change_norms(part).view(batch, -1) for part in parts], dim=1)
+def side_by_side(norms: Iterable[Tensor], batch: int) -> Tensor:
+    """(B·units, N) of each part -> (B, all neurons of a kind), in the order of their index."""
+    return torch.cat([part.reshape(batch, -1) for part in norms], dim=1)
 
 
-def query_removals(seen: LayerActivations, factors: Tensor) -> Iterator[Removals]:
-    """Packed activations -> removals whose (units, neurons), side by side, make (B, H·D)."""
+def query_removals(seen: LayerActivations, factors: Tensor | None) -> Iterator[Removals]:
+    """Packed activations -> removals whose (units, neurons), side by side, make (B, H·D).
+
+    Without factors the removals have no mixing: what changes is the attention itself.
+    """
     batch, heads = seen.query.shape[:2]
     group = heads // seen.key.shape[1]
     query, key, value = seen.query * seen.scale, _repeated(seen.key, group), seen.value
@@ -67,9 +80,10 @@ def query_removals(seen: LayerActivations, factors: Tensor) -> Iterator[Removals
         for head in range(heads):
             yield Removals(
                 *(query, key, *_visible(seen, 1)),
-                (_only(rows[0][:, head], head, heads), _only(rows[1][:, head], head, heads)),
+                (rows[0][:, head : head + 1], rows[1][:, head : head + 1]),
                 (columns[0][:, head], columns[1][:, head]),
-                Mixing(_repeated(value, group), factors, _cycle(batch, 1, query)),
+                _mixing(_repeated(value, group), factors),
+                own=(head, head + 1),
                 row_gain=gain[:, head],
                 softcap=seen.softcap,
             )
@@ -78,14 +92,17 @@ def query_removals(seen: LayerActivations, factors: Tensor) -> Iterator[Removals
         *(_alone(query), _alone(key), *_visible(seen, heads)),
         (_alone(rows[0]), _alone(rows[1])),
         (columns[0].flatten(0, 1), columns[1].flatten(0, 1)),
-        Mixing(_alone(_repeated(value, group)), factors, _cycle(batch * heads, heads, query)),
+        _mixing(_alone(_repeated(value, group)), factors),
         row_gain=None if gain is None else gain.flatten(0, 1),
         softcap=seen.softcap,
     )
 
 
-def key_removals(seen: LayerActivations, factors: Tensor) -> Iterator[Removals]:
-    """Packed activations -> removals whose (units, neurons), side by side, make (B, G·D)."""
+def key_removals(seen: LayerActivations, factors: Tensor | None) -> Iterator[Removals]:
+    """Packed activations -> removals whose (units, neurons), side by side, make (B, G·D).
+
+    Without factors the removals have no mixing: what changes is the attention itself.
+    """
     batch, heads, _, dim = seen.query.shape
     groups = seen.key.shape[1]
     group = heads // groups
@@ -96,12 +113,12 @@ def key_removals(seen: LayerActivations, factors: Tensor) -> Iterator[Removals]:
     if gain is not None and seen.gain_span == "all":
         for at in range(groups):
             mine = slice(at * group, (at + 1) * group)
-            first, second = (_only(lane[:, mine], mine.start, heads) for lane in rows)
             yield Removals(
                 *(query, _repeated(seen.key, group), *_visible(seen, 1)),
-                (first, second),
+                (rows[0][:, mine], rows[1][:, mine]),
                 (columns[0][:, at], columns[1][:, at]),
-                Mixing(_repeated(seen.value, group), factors, _cycle(batch, 1, query)),
+                _mixing(_repeated(seen.value, group), factors),
+                own=(mine.start, mine.stop),
                 column_gain=gain[:, at],
                 softcap=seen.softcap,
             )
@@ -114,7 +131,7 @@ def key_removals(seen: LayerActivations, factors: Tensor) -> Iterator[Removals]:
         *(grouped(query), _alone(seen.key), *_visible(seen, groups)),
         (grouped(rows[0]), grouped(rows[1])),
         (columns[0].flatten(0, 1), columns[1].flatten(0, 1)),
-        Mixing(_alone(seen.value), factors, _cycle(batch * groups, groups, query)),
+        _mixing(_alone(seen.value), factors),
         column_gain=None if gain is None else gain.flatten(0, 1),
         softcap=seen.softcap,
     )
@@ -145,14 +162,6 @@ def _centred(columns: tuple[Tensor, Tensor], seen: LayerActivations) -> tuple[Te
     return first, second
 
 
-def _only(rows: Tensor, at: int, heads: int) -> Tensor:
-    """(B, T, N) or (B, some, T, N) -> (B, heads, T, N): zero but for the heads from `at` on."""
-    some = rows if rows.dim() == 4 else rows.unsqueeze(1)
-    whole = some.new_zeros(len(some), heads, *some.shape[2:])
-    whole[:, at : at + some.shape[1]] = some
-    return whole
-
-
 def _visible(seen: LayerActivations, units: int) -> tuple[Tensor, Tensor]:
     """What is visible, (W, 1 or m, T, T), and each of B·units units' row of it, (B·units,)."""
     batch, heads, *square = seen.visible.shape
@@ -172,5 +181,9 @@ def _alone(heads: Tensor) -> Tensor:
     return heads.flatten(0, 1).unsqueeze(1)
 
 
-def _cycle(count: int, period: int, like: Tensor) -> Tensor:
-    return torch.arange(count, device=like.device) % period
+def _mixing(value: Tensor, factors: Tensor | None) -> Mixing | None:
+    """Units come prompt by prompt, and within each in the order of the factors."""
+    if factors is None:
+        return None
+    order = torch.arange(len(value), device=value.device) % len(factors)
+    return Mixing(value, factors, order)
