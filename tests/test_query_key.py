@@ -257,7 +257,7 @@ def test_padding_is_never_seen(left: bool) -> None:
     for layer in layers:
         layer.output = layers[0].output
     seen, real = _padded(layers, left)
-    grams = [query_key.head_grams(layers[0].output.float(), n) for n in (HEADS, GROUPS)]
+    grams = [query_key.head_grams(layers[0].output.float(), GROUPS)] * 2
     together = (
         *_exact(layers[0], seen, real),
         fast.fast_query_importance(seen, real, grams[0]),
@@ -305,15 +305,13 @@ def test_first_order_is_exact_for_small_shifts(case: str) -> None:
         # A norm makes raw coordinates large again: only a small softmax scale keeps shifts small.
         layer.scale = 1e-5
     output = layer.output.float()
+    grams = query_key.head_grams(output, layer.units(GROUPS))
     parts = (
-        (query_key.query_removals, layer.units(HEADS), HEADS),
-        (query_key.key_removals, layer.units(GROUPS), HEADS),
+        query_key.query_removals(layer.seen(), grams, by_group=True),
+        query_key.key_removals(layer.seen(), grams),
     )
-    for (removals, units, heads), expected in zip(
-        parts, layer.by_definition(layer.moved), strict=True
-    ):
-        grams = query_key.head_grams(output, units)
-        norms = [fast.first_order_norms(part, 6 * heads) for part in removals(layer.seen(), grams)]
+    for removals, expected in zip(parts, layer.by_definition(layer.moved), strict=True):
+        norms = [fast.first_order_norms(part, 6 * HEADS) for part in removals]
         mine = torch.cat([part.view(1, -1) for part in norms], dim=1)[0].double()
         torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-3 * float(expected.max()))
 
@@ -324,7 +322,7 @@ def test_fast_keeps_the_order(case: str) -> None:
     layer = Layer(24, 0.5, **CASES[case])
     output, seen, real = layer.output.float(), layer.seen(), layer.real()
     estimates = (
-        fast.fast_query_importance(seen, real, query_key.head_grams(output, layer.units(HEADS))),
+        fast.fast_query_importance(seen, real, query_key.head_grams(output, layer.units(GROUPS))),
         fast.fast_key_importance(seen, real, query_key.head_grams(output, layer.units(GROUPS))),
     )
     for estimate, exact in zip(estimates, _exact(layer, seen, real), strict=True):

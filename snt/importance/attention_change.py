@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snt.importance.projection import Rows, projection
-from snt.importance.removals import Removals, Seen, capped, masked_softmax
+from snt.importance.removals import Attention, Removals, capped, masked_softmax
 
 # Elements of one (units × neurons × rows × heads × columns) block: 1 MiB of float32, so that the
 # passes over it run inside a core's second-level cache, yet dispatching each costs little.
@@ -43,7 +43,7 @@ def _norms(removals: Removals) -> Tensor:
     squared = removals.on_rows[0].new_zeros(units, neurons)
     project = projection(removals.mixing, heads, neurons)
     for rows in removals.row_blocks(_rows_at_once(removals)):
-        seen = Seen.of(removals, rows)
+        seen = Attention.of(removals, rows).by_column()
         # Neurons lie side by side in memory: at least a vector of them at a time.
         chunk = max(16, _BLOCK // seen.probabilities[0].numel())
         step = max(1, chunk // neurons)
@@ -62,7 +62,7 @@ def _rows_at_once(removals: Removals) -> int:
     return max(1, min(_ROWS, _BLOCK // (heads * tokens * neurons)))
 
 
-def _change(removals: Removals, seen: Seen, rows: Rows, some: slice, within: slice) -> Tensor:
+def _change(removals: Removals, seen: Attention, rows: Rows, some: slice, within: slice) -> Tensor:
     """P' − P of some units and neurons in a block of rows -> (U, m, C, R, N)."""
 
     def by_row(part: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def _change(removals: Removals, seen: Seen, rows: Rows, some: slice, within: sli
         moved = capped(shift.add_(logits), softcap)
         if not removals.shift_capped:
             moved += capped(logits, removals.softcap) - logits
-        return masked_softmax(moved, seen.visible[some].unsqueeze(-1)).sub_(kept)
+        return masked_softmax(moved, seen.visible[some].unsqueeze(-1), dim=2).sub_(kept)
     if softcap is not None:
         shift = _capped_shift(shift, logits, softcap)
     shift.exp_().mul_(kept)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from snt.backend import LayerActivations, LoadedModel
 from snt.errors import RequestError
-from snt.importance.fast import fast_key_importance, fast_query_importance
+from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
 from snt.importance.ffn import column_norms, ffn_importance
 from snt.importance.paper import (
     paper_key_importance,
@@ -23,6 +23,7 @@ from snt.importance.released_code import (
     released_query_score,
     released_value_score,
 )
+from snt.importance.removals import Attention
 from snt.importance.value import value_gram, value_importance
 
 IMPORTANCES = ("exact", "fast", "paper", "released-code")
@@ -44,18 +45,28 @@ class Importances:
         Raises RequestError where the name needs what this model's family does not have.
         """
         of_kind = _OF_NAME[self.name]
-        weights = _Weights(layer, model, seen, self._kept)
+        weights = _Terms(layer, model, seen, self._kept)
         return {kind: of_kind[kind](seen, real, weights) for kind in self.kinds}
 
 
 @dataclass(frozen=True)
-class _Weights:
-    """What importances of one layer take from its weights, each computed when first asked for."""
+class _Terms:
+    """What importances of one batch and layer share, each computed when first asked for.
+
+    kept: of the weights, for the whole detection.
+    """
 
     layer: int
     model: LoadedModel
     seen: LayerActivations
     kept: dict[tuple[int, str], Tensor]
+    here: list[Attention | None] = field(default_factory=list)
+
+    def attention(self, real: Tensor) -> Attention | None:
+        """This batch's attention, computed once for the kinds that start from it."""
+        if not self.here:
+            self.here.append(group_attention(self.seen, real))
+        return self.here[0]
 
     def _once(self, term: str, made: Callable[[], Tensor]) -> Tensor:
         if (self.layer, term) not in self.kept:
@@ -77,6 +88,11 @@ class _Weights:
     def key_units(self) -> int:
         return self._units(self.model.anatomy.kv_heads, self.seen.key_gain)
 
+    @property
+    def grouped_units(self) -> int:
+        """Query heads are estimated by group."""
+        return self._units(self.model.anatomy.kv_heads, self.seen.query_gain)
+
     def down_norms(self) -> Tensor:
         down = self.model.anatomy.family.down
         return self._once("down", lambda: column_norms(self.model.weight(self.layer, down)))
@@ -94,18 +110,18 @@ class _Weights:
         return self._once(f"grams {units}", lambda: head_grams(self._output(), units))
 
 
-_Maths = Callable[[LayerActivations, Tensor, _Weights], Tensor]
+_Maths = Callable[[LayerActivations, Tensor, _Terms], Tensor]
 
 
-def _ffn(seen: LayerActivations, real: Tensor, weights: _Weights) -> Tensor:
+def _ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tensor:
     return ffn_importance(seen.middle, weights.down_norms(), real)
 
 
-def _value(seen: LayerActivations, real: Tensor, weights: _Weights) -> Tensor:
+def _value(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tensor:
     return value_importance(seen.attended, weights.value_gram(), real)
 
 
-def _released_ffn(seen: LayerActivations, real: Tensor, weights: _Weights) -> Tensor:
+def _released_ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tensor:
     if seen.up is None:
         raise RequestError(
             "importance 'released-code' scores the output of an up projection, which model type "
@@ -124,8 +140,12 @@ _OF_NAME: dict[str, dict[str, _Maths]] = {
     },
     "fast": {
         "ffn": _ffn,
-        "q": lambda seen, real, w: fast_query_importance(seen, real, w.grams(w.query_units)),
-        "k": lambda seen, real, w: fast_key_importance(seen, real, w.grams(w.key_units)),
+        "q": lambda seen, real, w: fast_query_importance(
+            seen, real, w.grams(w.grouped_units), w.attention(real)
+        ),
+        "k": lambda seen, real, w: fast_key_importance(
+            seen, real, w.grams(w.key_units), w.attention(real)
+        ),
         "v": _value,
     },
     "paper": {

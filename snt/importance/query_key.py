@@ -65,17 +65,39 @@ def side_by_side(norms: Iterable[Tensor], batch: int) -> Tensor:
     return torch.cat([part.reshape(batch, -1) for part in norms], dim=1)
 
 
-def query_removals(seen: LayerActivations, factors: Tensor | None) -> Iterator[Removals]:
+def query_removals(
+    seen: LayerActivations, factors: Tensor | None, by_group: bool = False
+) -> Iterator[Removals]:
     """Packed activations -> removals whose (units, neurons), side by side, make (B, H·D).
 
-    Without factors the removals have no mixing: what changes is the attention itself.
+    Without factors the removals have no mixing: what changes is the attention itself. By group, a
+    unit is the separate query heads of a key head, and so are the factors.
     """
-    batch, heads = seen.query.shape[:2]
-    group = heads // seen.key.shape[1]
-    query, key, value = seen.query * seen.scale, _repeated(seen.key, group), seen.value
+    batch, heads, _, dim = seen.query.shape
+    groups = seen.key.shape[1]
+    group = heads // groups
+    query, value = seen.query * seen.scale, seen.value
     alone, gain = seen.query_raw * -seen.scale, seen.query_gain
     rows = _turned_alone(alone if gain is None else alone * (1.0 + gain), seen.turn)
-    columns = _centred(_both_lanes(key, seen.turn), seen)
+    columns = _centred(_both_lanes(seen.key, seen.turn), seen)
+    over_all = gain is not None and seen.gain_span == "all"
+    if by_group and not over_all:
+
+        def grouped(whole: Tensor) -> Tensor:
+            return whole.reshape(batch * groups, group, -1, dim)
+
+        yield Removals(
+            *(grouped(query), _alone(seen.key), *_visible(seen, groups)),
+            (grouped(rows[0]), grouped(rows[1])),
+            (columns[0].flatten(0, 1), columns[1].flatten(0, 1)),
+            _mixing(_alone(value), factors),
+            row_gain=None if gain is None else grouped(gain),
+            softcap=seen.softcap,
+            separate=True,
+        )
+        return
+    key = _repeated(seen.key, group)
+    columns = (_repeated(columns[0], group), _repeated(columns[1], group))
     if gain is not None and seen.gain_span == "all":
         for head in range(heads):
             yield Removals(

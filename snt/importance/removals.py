@@ -21,6 +21,9 @@ class Removals:
     head shifts by Σ on_rows_i · on_columns_j. row_gain or column_gain: (U, T, N), on all heads: the
     shift grows by gain · S_ij. softcap c: logits S pass through c·tanh(·/c), and so do shifted
     ones, unless the shift comes after the cap (`shift_capped` False).
+
+    separate: a unit is m heads that share columns, each with N neurons and a change of its own;
+    row_gain is (U, m, T, N) then. Only estimates take units of this kind.
     """
 
     query: Tensor
@@ -35,6 +38,7 @@ class Removals:
     column_gain: Tensor | None = None
     softcap: float | None = None
     shift_capped: bool = True
+    separate: bool = False
 
     @property
     def own_heads(self) -> slice:
@@ -77,8 +81,8 @@ class Removals:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Attention of a block of rows, column by column: (U, m, C, R), `visible` (U, 1 or m, C, R).
+class Attention:
+    """Attention of a block of rows: (U, m, R, C), `visible` (U, 1 or m, R, C).
 
     logits: scaled, before cap and mask. Rows that see nothing have probability zero throughout.
     """
@@ -88,15 +92,20 @@ class Seen:
     visible: Tensor
 
     @staticmethod
-    def of(removals: Removals, rows: Rows, units: slice = slice(None)) -> Seen:
+    def of(removals: Removals, rows: Rows, units: slice = slice(None)) -> Attention:
         """Recomputed from queries and keys, so that no (heads, T, T) tensor need exist."""
         query = removals.query[units, :, rows.low : rows.high]
         key = removals.key[units, :, rows.first : rows.last]
         visible = removals.visible[:, :, rows.low : rows.high, rows.first : rows.last]
-        visible = visible[removals.visible_of[units]].mT.contiguous()
-        logits = (query @ key.mT).mT.contiguous()
-        probabilities = masked_softmax(capped(logits, removals.softcap), visible)
-        return Seen(logits, probabilities, visible)
+        visible = visible[removals.visible_of[units]]
+        logits = query @ key.mT
+        probabilities = masked_softmax(capped(logits, removals.softcap), visible, dim=-1)
+        return Attention(logits, probabilities, visible)
+
+    def by_column(self) -> Attention:
+        """The same with columns before rows in memory: (U, m, C, R)."""
+        logits, probabilities = self.logits.mT.contiguous(), self.probabilities.mT.contiguous()
+        return Attention(logits, probabilities, self.visible.mT)
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
@@ -104,8 +113,8 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
-    """Softmax over the visible entries of the third axis: (U, m, C, …), zero where none is."""
+def masked_softmax(logits: Tensor, visible: Tensor, dim: int) -> Tensor:
+    """Softmax over the visible entries of an axis; zero where there is none."""
     hidden = ~visible
-    probabilities = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(dim=2)
+    probabilities = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(dim=dim)
     return probabilities.masked_fill_(hidden, 0.0)
