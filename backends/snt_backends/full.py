@@ -24,6 +24,7 @@ from transformers.utils import logging
 from snt.anatomy import Anatomy, anatomy_of
 from snt.backend import Batch, LayerActivations, Turn, Visitor
 from snt.errors import RunFailure
+from snt_backends.shared_prefix import hidden_states
 
 name = "full"
 summary = "the whole model in one process, full or half precision, CPU or one GPU"
@@ -86,12 +87,14 @@ class FullModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         decoder = self.model.get_submodule(self.anatomy.family.decoder)
-        output: Tensor = decoder(
-            input_ids=batch.input_ids.to(self.device),
-            attention_mask=batch.real.to(self.device).long(),
-            use_cache=False,
-        ).last_hidden_state
-        return output
+        on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
+        return hidden_states(decoder, on_device)
+
+    def forward(self, batch: Batch) -> None:
+        """Every row through the decoder whole, so that what observes it sees every token."""
+        self.model.get_submodule(self.anatomy.family.decoder)(
+            input_ids=batch.input_ids, attention_mask=batch.real.long(), use_cache=False
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         head = self.model.get_output_embeddings()
@@ -152,7 +155,7 @@ class FullModel:
                     layer, b, activations, self
                 )
                 seen.layers_seen = 0
-                self.hidden(on_device)
+                self.forward(on_device)
                 if seen.layers_seen != self.anatomy.layers:
                     raise RunFailure(
                         f"{seen.layers_seen} of {self.anatomy.layers} layers were observed; "
