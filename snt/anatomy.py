@@ -30,8 +30,8 @@ class Slice:
     """One weight's share of the neurons of a kind: rows (or columns) of `module`.
 
     Neuron i has place `offset + i`. Where `block` is set neurons lie in blocks of that length,
-    whose starts are `stride` apart. The weight of experts counts as one matrix: (E, out, in) as rows
-    (E·out, in), and as columns (out, E·in).
+    whose starts are `stride` apart. A weight of all experts counts as one matrix: (E, out, in) as
+    rows (E·out, in), and as columns (out, E·in).
     """
 
     module: str
@@ -166,7 +166,10 @@ def anatomy_from(shape: object) -> Anatomy:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise FormatError(f"it is for model type {model_type!r:.80}, which is not served")
     found = Anatomy(**shape)
-    if max(map(found.size, KINDS)) > _LARGEST or (found.experts > 1 and not found.family.experts):
+    odd = (found.experts > 1 and not found.family.experts) or (
+        found.group > 1 and found.family.fused == "per head"
+    )
+    if odd or max(map(found.size, KINDS)) > _LARGEST:
         raise FormatError(f"its metadata gives sizes that no model has: {shape!r:.200}")
     return found
 
@@ -189,12 +192,16 @@ def anatomy_of(config: Any) -> Anatomy:
         d_model=int(config.hidden_size),
         d_ff=int(getattr(config, family.d_ff)),
         heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        kv_heads=heads if family.fused == "per head" else _key_heads(config, heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         attention_bias=_flag(config, "attention_bias", family.attention_bias),
         mlp_bias=_flag(config, "mlp_bias", family.mlp_bias),
         experts=int(getattr(config, family.experts)) if family.experts else 1,
     )
+
+
+def _key_heads(config: Any, heads: int) -> int:
+    return int(getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _flag(config: Any, name: str, fixed: bool | None) -> bool:

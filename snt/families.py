@@ -31,8 +31,8 @@ def _unclipped(config: Any) -> str | None:
     clip = getattr(config, "clip_qkv", None)
     if clip is not None:
         return (
-            f"it clips queries, keys and values (clip_qkv={clip}), and removing a neuron moves what "
-            "is clipped"
+            f"it clips queries, keys and values (clip_qkv={clip}), and what is clipped moves when a "
+            "neuron is removed"
         )
     return None
 

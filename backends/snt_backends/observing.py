@@ -83,7 +83,9 @@ def _hooks(seen: Seen, number: int, layer: nn.Module, anatomy: Anatomy) -> list[
         places = None if family.fused is None else part.places(torch.arange(anatomy.size(kind)))
 
         def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            mine = output if places is None else output[..., places.to(output.device)]
+            mine = output
+            if places is not None:
+                mine = output.index_select(-1, places.to(output.device))
             seen.parts[name] = mine
 
         return hook
@@ -217,11 +219,12 @@ def _attended(
     batch, heads, tokens, dim = query.shape
     groups = key.shape[1]
     step = max(1, _LOGITS // (batch * heads * key.shape[2]))
+    precision = torch.promote_types(query.dtype, torch.float32)
     found = []
     for low in range(0, tokens, step):
         # A group's heads lie one after another and share its keys: they are rows of one product.
         rows = query[:, :, low : low + step].reshape(batch, groups, -1, dim)
-        logits = (rows @ key.mT).float().mul_(scale)
+        logits = (rows @ key.mT).to(precision).mul_(scale)
         if softcap is not None:
             logits = logits.div_(softcap).tanh_().mul_(softcap)
         logits = logits.view(batch, heads, -1, key.shape[2])

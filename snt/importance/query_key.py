@@ -16,8 +16,8 @@ from torch import Tensor
 from snt.backend import LayerActivations
 
 # Beyond this |Δ| the product form loses digits: 1 + z cancels when the mass of a row is moved away,
-# and far beyond it the exponential overflows.
-_SAFE_SHIFT = 4.0
+# A − zP where one position holds nearly all of it, and far beyond the exponential overflows.
+_SAFE_SHIFT = 2.0
 # Elements of one (neurons × rows × heads × columns) block: large enough that dispatching an
 # operation costs little beside running it, small enough to stay near the cores.
 _BLOCK = 1 << 19

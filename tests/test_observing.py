@@ -1,0 +1,76 @@
+"""How layers are observed: the model left as it was, few logits at once, nothing missed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from family_models import FAMILIES, MIXTURES, family_model
+from snt_backends import observing
+from test_families import batch_of, full
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from snt.errors import RunFailure
+from snt.scoring import detect_scores
+
+BATCH = batch_of(((9, False), (6, True), (1, False)))
+
+
+class _Largest(TorchDispatchMode):
+    """The most elements that any float tensor had."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                self.found = max(self.found, tensor.numel())
+        return output
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_model_is_left_as_it_was(model_type: str) -> None:
+    held = full(family_model(model_type))
+    config = held.model.config
+    implementations = config._attn_implementation, config._experts_implementation
+    before = held.hidden(BATCH)
+
+    def fail(*_: Any) -> None:
+        raise KeyError
+
+    held.observe([BATCH], lambda *_: None)
+    with pytest.raises(KeyError):
+        held.observe([BATCH], fail)
+    assert implementations == (config._attn_implementation, config._experts_implementation)
+    assert torch.equal(held.hidden(BATCH), before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in held.model.modules())
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "mistral"])
+def test_rows_of_attention_in_blocks(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = full(family_model(model_type))
+    at_once = detect_scores(held, [BATCH]).scores
+    monkeypatch.setattr(observing, "_LOGITS", 1)
+    by_row = detect_scores(held, [BATCH]).scores
+    for place, scores in at_once.places.items():
+        found = by_row.places[place].minimum
+        torch.testing.assert_close(found, scores.minimum, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_of_all_rows_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = full(family_model("gemma2", num_hidden_layers=1, layer_types=["sliding_attention"]))
+    long = batch_of(((200, False),), width=200)
+    monkeypatch.setattr(observing, "_LOGITS", 10_000)
+    with _Largest() as largest:
+        held.observe([long], lambda *_: None)
+    assert largest.found < 4 * 200 * 200 / 4
+
+
+@pytest.mark.parametrize("model_type", ["llama", *MIXTURES])
+def test_a_layer_that_is_not_seen_is_an_error(model_type: str) -> None:
+    held = full(family_model(model_type))
+    held.model.set_attn_implementation = lambda _name: None
+    with pytest.raises(RunFailure, match="showed no query, key, value, attended"):
+        held.observe([BATCH], lambda *_: None)
