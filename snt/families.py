@@ -31,8 +31,8 @@ def _unclipped(config: Any) -> str | None:
     clip = getattr(config, "clip_qkv", None)
     if clip is not None:
         return (
-            f"it clips queries, keys and values (clip_qkv={clip}), and what is clipped moves when a "
-            "neuron is removed"
+            f"it clips queries, keys and values (clip_qkv={clip}), and which are clipped changes "
+            "when a neuron is removed"
         )
     return None
 
@@ -46,8 +46,8 @@ class Family:
     """How one `model_type` of transformers names its parts, relative to a decoder layer.
 
     Parts that share a module are fused. `fused` says how queries, keys and values lie in theirs:
-    all rows of each in turn, or head by head; gate and up projections lie one above the other.
-    gate None: a plain feed-forward block. norm: what the norms over queries and keys before the
+    all rows of each in turn, or head by head; a fused gate and up holds all of gate, then all of
+    up. gate None: a plain feed-forward block. norm: what the norms over queries and keys before the
     rotary embedding run over. experts: the config's count of experts, when the feed-forward parts
     are parameters (experts, out, in). d_ff: the config's count of neurons of a block or an expert.
     attention_bias, mlp_bias: None where the config says. rotates: an attribute of the attention

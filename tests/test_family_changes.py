@@ -180,6 +180,14 @@ def test_a_fingerprint_is_the_same_in_both_layouts_of_experts(
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
+def test_replies_are_those_of_the_logits(model_type: str) -> None:
+    held = full(family_model(model_type))
+    left = batch_of(((9, False), (6, True)))
+    replies = held.generate(left, new_tokens=2, stop_ids=[257])
+    assert torch.equal(replies[:1, 0], held.logits(held.hidden(left)[:1, -1]).argmax(dim=-1))
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_logits_are_those_of_the_whole_model(model_type: str) -> None:
     held = full(family_model(model_type))
     whole = held.model(BATCH.input_ids, attention_mask=BATCH.real.long()).logits

@@ -48,6 +48,16 @@ def test_the_model_is_left_as_it_was(model_type: str) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in held.model.modules())
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_half_precision(model_type: str) -> None:
+    model = family_model(model_type)
+    single = detect_scores(full(model), [BATCH]).scores
+    half = detect_scores(full(model.bfloat16()), [BATCH]).scores
+    for place, scores in single.places.items():
+        found, wanted = half.places[place].minimum, scores.minimum
+        assert float((found - wanted).norm()) <= 0.1 * float(wanted.norm()) + 1e-3, place
+
+
 @pytest.mark.parametrize("model_type", ["gemma2", "mistral"])
 def test_rows_of_attention_in_blocks(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     held = full(family_model(model_type))

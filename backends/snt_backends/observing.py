@@ -119,8 +119,8 @@ def _finisher(
             return split.transpose(1, 2).float(), None
         module = layer.get_submodule(norm)
         span = split if family.norm == "head" else flat
-        normed, gain = module(span), _gain(span, module)
-        return tuple(t.view_as(split).transpose(1, 2).float() for t in (normed, gain))  # type: ignore[return-value]
+        normed, gain = module(span).view_as(split), _gain(span, module).view_as(split)
+        return normed.transpose(1, 2).float(), gain.transpose(1, 2)
 
     def finish(middle: Tensor) -> None:
         parts = seen.parts
