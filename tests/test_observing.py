@@ -48,6 +48,26 @@ def test_the_model_is_left_as_it_was(model_type: str) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in held.model.modules())
 
 
+@pytest.mark.parametrize("model_type", [name for name in FAMILIES if name not in MIXTURES])
+def test_what_the_up_projection_gives(model_type: str) -> None:
+    held = full(family_model(model_type))
+    entered: list[Any] = []
+    for layer in range(held.anatomy.layers):
+        mlp = held.module(layer, "mlp")
+        mlp.register_forward_pre_hook(lambda _module, inputs: entered.append(inputs[0]))
+
+    def visit(layer: int, _batch: Any, seen: Any, _model: Any) -> None:
+        part = held.anatomy.slices("ffn")[-2]
+        module = held.module(layer, part.module)
+        rows = part.places(torch.arange(held.anatomy.size("ffn")))
+        wanted = entered[layer] @ module.weight[rows].mT
+        wanted = wanted if module.bias is None else wanted + module.bias[rows]
+        torch.testing.assert_close(seen.up, wanted)
+
+    held.observe([BATCH], visit)
+    assert len(entered) == held.anatomy.layers
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_half_precision(model_type: str) -> None:
     model = family_model(model_type)

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from snt.anatomy import Anatomy
+from snt.anatomy import Anatomy, Slice
 from snt.backend import LayerActivations, Turn
 from snt.errors import RunFailure
 
@@ -78,9 +78,10 @@ def _owners(layers: list[nn.Module], anatomy: Anatomy) -> dict[int, tuple[int, n
 def _hooks(seen: Seen, number: int, layer: nn.Module, anatomy: Anatomy) -> list[Any]:
     family = anatomy.family
 
-    def keep(name: str, kind: str) -> Any:
-        (part,) = anatomy.slices(kind)
-        places = None if family.fused is None else part.places(torch.arange(anatomy.size(kind)))
+    def keep(name: str, part: Slice, size: int) -> Any:
+        # Only some rows of a fused weight's output are meant.
+        whole = size == anatomy.weight_shapes()[part.module][0]
+        places = None if whole else part.places(torch.arange(size))
 
         def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
             mine = output
@@ -94,12 +95,17 @@ def _hooks(seen: Seen, number: int, layer: nn.Module, anatomy: Anatomy) -> list[
         turned = family.rotates is None or bool(getattr(module, family.rotates))
         seen.parts["rope"] = keywords["position_embeddings"] if turned else None
 
+    def hooked(name: str, part: Slice, kind: str) -> Any:
+        hook = keep(name, part, anatomy.size(kind))
+        return layer.get_submodule(part.module).register_forward_hook(hook)
+
     hooks = [
-        layer.get_submodule(family.query).register_forward_hook(keep("query_raw", "q")),
-        layer.get_submodule(family.key).register_forward_hook(keep("key_raw", "k")),
+        hooked("query_raw", anatomy.slices("q")[0], "q"),
+        hooked("key_raw", anatomy.slices("k")[0], "k"),
         layer.get_submodule(family.attention).register_forward_pre_hook(rope, with_kwargs=True),
     ]
     if family.experts is None:
+        hooks.append(hooked("up", anatomy.slices("ffn")[-2], "ffn"))
         finish = _finisher(seen, number, layer, anatomy)
         down = layer.get_submodule(family.down)
         hooks.append(down.register_forward_pre_hook(lambda _module, inputs: finish(inputs[0])))
@@ -147,6 +153,7 @@ def _finisher(
             query_gain=query_gain,
             key_gain=key_gain,
             gain_span="all" if family.norm == "all" else "head",
+            up=parts.get("up"),
         )
         parts.clear()
         seen.layers_seen += 1
