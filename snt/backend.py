@@ -48,7 +48,8 @@ class Turn:
 class LayerActivations:
     """What one decoder layer computed for one batch; float32.
 
-    middle: (B, T, F), input of the down projection. query_raw: (B, H, T, D) and key_raw:
+    middle: (B, T, F), input of the down projection. up: (B, T, F), output of the up projection, or
+    None where the family has none of its own. query_raw: (B, H, T, D) and key_raw:
     (B, G, T, D), as they enter the rotary embedding; query, key, value the same after it.
     visible: (B, 1 or H, T, T) bool, which positions a position attends to. attended: (B, H, T, D).
     scale: on query·key. softcap c: logits become c·tanh(logits / c) before the mask.
@@ -72,6 +73,7 @@ class LayerActivations:
     query_gain: Tensor | None = None
     key_gain: Tensor | None = None
     gain_span: Literal["head", "all"] = "head"
+    up: Tensor | None = None
 
 
 class Visitor(Protocol):

@@ -137,10 +137,8 @@ def _report(path: Path) -> Mapping[str, Any]:
 
 
 def _check_anatomy(path: Path, anatomy: Anatomy) -> None:
-    sizes = {k: v for k, v in anatomy.shape().items() if k not in ("model_type", "attention_bias")}
-    for key, value in sizes.items():
-        if type(value) is not int or value < 1 or (key == "layers" and value > _MOST_LAYERS):
-            raise FormatError(f"{path}: its metadata describes no model: {key} {value!r:.80}")
+    if anatomy.layers > _MOST_LAYERS:
+        raise FormatError(f"{path}: its metadata describes no model: layers {anatomy.layers}")
 
 
 def _names(paths: Sequence[Path]) -> Iterable[str]:

@@ -120,9 +120,11 @@ class _WeightTerms:
 def _weight_terms(layer: int, model: LoadedModel) -> _WeightTerms:
     anatomy, family = model.anatomy, model.anatomy.family
     output = model.weight(layer, family.output)
+    # A norm over all heads lets every head change, so that their cross terms count.
+    coupled = family.norm == "all"
     return _WeightTerms(
         column_norms(model.weight(layer, family.down)),
         value_gram(output, anatomy.kv_heads, anatomy.head_dim),
-        head_factors(output, anatomy.heads),
-        head_factors(output, anatomy.kv_heads),
+        head_factors(output, 1 if coupled else anatomy.heads),
+        head_factors(output, 1 if coupled else anatomy.kv_heads),
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_models import FAMILIES, family_model
 from snt_backends.full import load
-from snt_backends.shared_prefix import shared_length
+from snt_backends.shared_prefix import hidden_states, shared_length
 
+from snt.anatomy import anatomy_of
 from snt.backend import Batch
 
 _COMMON = list(range(40, 52))
@@ -46,6 +48,19 @@ def test_length_of_the_common_beginning(rows: list[list[int]], expected: int) ->
 
 def test_left_padding_has_no_common_beginning() -> None:
     assert shared_length(_batch([_COMMON + [1, 2], _COMMON + [3]], left=True)) == 0
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_computes_the_same(model_type: str) -> None:
+    model = family_model(model_type, 0.3).eval()
+    decoder = model.get_submodule(anatomy_of(model.config).family.decoder)
+    batch = _batch([_COMMON + [1, 2, 3, 4], _COMMON + [5], _COMMON + [6, 7]])
+    with torch.inference_mode():
+        found = hidden_states(decoder, batch)
+        plain = decoder(
+            input_ids=batch.input_ids, attention_mask=batch.real.long(), use_cache=False
+        ).last_hidden_state
+    torch.testing.assert_close(found[batch.real], plain[batch.real], rtol=1e-4, atol=1e-4)
 
 
 def test_hidden_states_and_gradients_are_those_of_whole_rows(pico: Path) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from snt.backend import LayerActivations
 
 # Beyond this |Δ| the product form loses digits: 1 + z cancels when the mass of a row is moved away,
-# and far beyond it the exponential overflows.
-_SAFE_SHIFT = 4.0
+# A − zP where one position holds nearly all of it, and far beyond the exponential overflows.
+_SAFE_SHIFT = 2.0
 # Elements of one (neurons × rows × heads × columns) block: large enough that dispatching an
 # operation costs little beside running it, small enough to stay near the cores.
 _BLOCK = 1 << 19
@@ -59,6 +59,8 @@ def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> T
 
     real: (B, T) bool, False at padding. factors: (H, D, D), from `head_factors` with H groups.
     """
+    if seen.softcap is not None or seen.query_gain is not None:
+        return _general_importance(seen, real, factors, of_keys=False)
     heads = seen.query.shape[1]
     per_group = heads // seen.key.shape[1]
     rows = []
@@ -80,6 +82,8 @@ def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Ten
     The heads of a group add before the norm is taken, so their cross terms count.
     real: (B, T) bool, False at padding. factors: (G, n·D, n·D), from `head_factors` with G groups.
     """
+    if seen.softcap is not None or seen.key_gain is not None:
+        return _general_importance(seen, real, factors, of_keys=True)
     groups = seen.key.shape[1]
     rows = []
     for row, kept in enumerate(real):
@@ -91,6 +95,59 @@ def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Ten
         by_head = factors.view(groups, query.shape[1], -1, factors.shape[-1])
         mixed = seen.value[row][:, kept].unsqueeze(1) @ by_head
         rows.append(_importance(_Removal(logits.softmax(dim=-1), logits, other, own, mixed)))
+    return torch.stack(rows)
+
+
+def _general_importance(
+    seen: LayerActivations, real: Tensor, factors: Tensor, of_keys: bool
+) -> Tensor:
+    """Every field of `seen`, neuron by neuron in float64: plain, and slow.
+
+    factors: of one group where the gain spans all heads, else as `query_importance` and
+    `key_importance` take them. Returns (B, U·D) float32, U heads or key heads.
+    """
+    raw, gain = (seen.key_raw, seen.key_gain) if of_keys else (seen.query_raw, seen.query_gain)
+    heads, units = seen.query.shape[1], raw.shape[1]
+    per_group = heads // seen.key.shape[1]
+    mine = heads // units
+    rows = []
+    for row, kept in enumerate(real):
+        query = seen.query[row][:, kept].double()
+        key = seen.key[row][:, kept].double().repeat_interleave(per_group, 0)
+        value = seen.value[row][:, kept].double().repeat_interleave(per_group, 0)
+        visible = seen.visible[row][:, kept][:, :, kept]
+        own, cross = (t[row][kept].double() for t in (seen.turn.own, seen.turn.cross))
+        logits = query @ key.mT * seen.scale
+
+        def attend(some: Tensor, visible: Tensor = visible) -> Tensor:
+            if seen.softcap is not None:
+                some = seen.softcap * (some / seen.softcap).tanh()
+            return some.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+
+        before = attend(logits)
+        other = query if of_keys else key
+        found = []
+        for unit in range(units):
+            members = slice(unit * mine, (unit + 1) * mine)
+            for d, partner in enumerate(seen.turn.partner.tolist()):
+                alone = raw[row, unit, kept, d].double() * seen.scale
+                read = other[members, :, (d, partner)]
+                turned = torch.stack([alone * own[:, d], alone * cross[:, d]])
+                removed = torch.einsum("lt,mul->mtu", turned, read)
+                changed = logits.clone()
+                changed[members] -= removed.mT if of_keys else removed
+                if gain is not None:
+                    growth = 1.0 + gain[row, unit, kept, d].double()
+                    growth = growth if of_keys else growth.unsqueeze(-1)
+                    scaled = slice(None) if seen.gain_span == "all" else members
+                    changed[scaled] *= growth
+                change = (attend(changed) - before) @ value
+                if len(factors) == 1:
+                    mixed = change.transpose(0, 1).flatten(1) @ factors[0].double()
+                else:
+                    mixed = change[members].transpose(0, 1).flatten(1) @ factors[unit].double()
+                found.append(mixed.norm())
+        rows.append(torch.stack(found).float())
     return torch.stack(rows)
 
 
