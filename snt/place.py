@@ -39,6 +39,7 @@ from snt.training import Plan, Schedule, train
 BUDGETS = ("0.01%", "0.03%", "0.1%", "0.3%", "1%")
 RULES = (*LOCATED, *CONTROLS)
 SCALES = (0.5, 0.75, 1.0)
+REFERENCE_SHARE = 0.01
 SAFE = ("harmless_refusal", "over_refusal")
 
 
@@ -47,6 +48,7 @@ class PlaceSettings:
     """What is compared and how every arm is trained and measured.
 
     `draws` masks of each random rule. `scales` of the trained deltas, 1 among them, give the curve.
+    `schedule` has the learning rate of a mask of 1% of the model; see `rate_for`.
     """
 
     budgets: tuple[str, ...] = BUDGETS
@@ -69,6 +71,16 @@ class PlaceSettings:
     def as_json(self) -> dict[str, Any]:
         """All of it, as it stands in the report."""
         return asdict(self)
+
+
+def rate_for(learning_rate: float, masked: int, parameters: int) -> float:
+    """The learning rate of a mask of `masked` out of `parameters` entries.
+
+    Adam moves every entry by about the learning rate, so that a mask's whole step grows with the
+    root of its size. Masks of every size get steps of the length that one of 1% has at
+    `learning_rate`: with one rate for all, small masks would hardly move in the same steps.
+    """
+    return float(learning_rate * (REFERENCE_SHARE * parameters / masked) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -177,7 +189,8 @@ class _Bench:
 
     opened: OpenModel
     settings: PlaceSettings
-    plan: Plan
+    examples: list[Pair]
+    targets: list[list[Kept]]
     before: Measurement
     progress: Progress
 
@@ -199,20 +212,24 @@ class _Bench:
                         on_batch=advance,
                     )
                 )
-        plan = Plan(examples, targets, settings.schedule, opened.chat.pad_id)
-        return cls(opened, settings, plan, measure(opened, settings.evaluate, progress), progress)
+        before = measure(opened, settings.evaluate, progress)
+        return cls(opened, settings, examples, targets, before, progress)
 
     def run(self, arm: PlaceArm) -> ArmResult:
         """Train one mask and measure it at every scale."""
         started = time.perf_counter()
         model = self.opened.model
         deltas = Deltas.zeros(masked_slices(arm.mask), model)
+        schedule = self.settings.schedule
+        rate = rate_for(schedule.learning_rate, arm.mask.parameters, model.parameters)
+        schedule = replace(schedule, learning_rate=rate)
+        plan = Plan(self.examples, self.targets, schedule, self.opened.chat.pad_id)
         with (
             TemporaryDirectory() as folder,
-            self.progress.task(f"training, {arm.name}", self.plan.steps, "steps") as advance,
+            self.progress.task(f"training, {arm.name}", plan.steps, "steps") as advance,
         ):
             losses = train(
-                model, deltas, self.plan, Path(folder), on_step=lambda _step, _losses: advance(1)
+                model, deltas, plan, Path(folder), on_step=lambda _step, _losses: advance(1)
             )
         points, held = [], 1.0
         for scale in sorted(self.settings.scales):
@@ -221,7 +238,7 @@ class _Bench:
                     value.mul_(scale / held)
             held = scale
             points.append(self._point(deltas, scale))
-        last = max(1, self.plan.steps // 10)
+        last = max(1, plan.steps // 10)
         return ArmResult(
             arm.rule,
             arm.budget,

@@ -12,7 +12,7 @@ import torch
 import snt
 from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.measurement import Settings
-from snt.place import PlaceSettings, does_place_matter
+from snt.place import PlaceSettings, does_place_matter, rate_for
 from snt.place_arms import ARMS, arms_of
 from snt.place_results import ArmResult, Point, place_results, times_needed
 from snt.report.place import place_picture
@@ -183,3 +183,8 @@ def test_the_picture_is_well_formed_for_hostile_names() -> None:
 def test_scales_must_hold_the_trained_one() -> None:
     with pytest.raises(RequestError, match="1 is among them"):
         PlaceSettings(scales=(0.5,)).check()
+
+
+def test_smaller_masks_get_larger_rates() -> None:
+    assert rate_for(2e-3, 1_000, 100_000) == pytest.approx(2e-3)
+    assert rate_for(2e-3, 40, 100_000) == pytest.approx(1e-2)
