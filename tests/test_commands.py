@@ -287,7 +287,7 @@ def test_a_file_in_the_way(place: Path, mask: Path) -> None:
     assert done.returncode == 2 and "good.txt" in done.stderr
 
 
-def test_ctrl_c_is_exit_130_and_leaves_nothing(place: Path) -> None:
+def test_ctrl_c_is_exit_130_and_leaves_no_half_result(place: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, "detect", "./pico", "-o", "stopped.safetensors"],
         cwd=place,
@@ -301,8 +301,9 @@ def test_ctrl_c_is_exit_130_and_leaves_nothing(place: Path) -> None:
         pass
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert not list(place.glob("*stopped*"))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said
+    assert {path.name for path in place.glob("*stopped*")} <= {"stopped.safetensors.unfinished"}
 
 
 def test_a_recipe_runs_and_goes_on_from_a_step(place: Path) -> None:
