@@ -83,6 +83,7 @@ def score_corpus(
         work / f"{role}.scores.safetensors",
         opened.model.anatomy,
         _settings(opened, texts, kinds, made, plan, shard),
+        [len(group) for group in groups],
     )
     begin = checkpoint.resume() if resume else checkpoint.latest
     total = sum(map(len, groups))

@@ -50,12 +50,13 @@ class Checkpoint:
     """The scores so far of one corpus, on disk.
 
     `settings` are flat JSON values that decide the scores, by name; a run with others does not
-    resume.
+    resume. `rows` is the number of prompts in each batch of the run.
     """
 
     path: Path
     anatomy: Anatomy
     settings: Mapping[str, Any]
+    rows: Sequence[int]
     latest: Tally = field(default_factory=Tally)
     saved_batches: int = 0
     saved_at: float = field(default_factory=time.monotonic)
@@ -87,6 +88,8 @@ class Checkpoint:
                 f"the detection in {self.path.parent} was begun with other settings: "
                 f"{'; '.join(differing)}. Give the same, or leave --resume out to begin again"
             )
+        if sum(self.rows[: max(0, batches)]) != file.prompts + len(dropped):
+            raise FormatError(f"{self.path} is damaged; leave --resume out to begin again")
         self.latest = Tally(file.scores, batches, dropped)
         self.saved_batches = batches
         return self.latest

@@ -20,6 +20,7 @@ from snt.detection import detect
 from snt.errors import FormatError, MismatchError, RequestError
 from snt.scores_files import load_scores
 from snt.scoring import Tally, _Collector, detect_scores
+from snt.tensor_files import read_tensors, write_tensors
 from snt.unfinished import plan_digest, unfinished_directory
 
 NAMES = ("m.safetensors", "m.scores.safetensors", "m.against.scores.safetensors")
@@ -130,6 +131,11 @@ def test_another_run_does_not_resume(place: Path, pico: Path, tmp_path: Path) ->
     }
     unfinished_file = unfinished_directory(tmp_path / NAMES[0]) / "corpus.scores.safetensors"
     _detect(place, pico, tmp_path / "other")
+    tensors, told = read_tensors(unfinished_file, "snt-scores")
+    told["unfinished"]["batches"] += 1
+    write_tensors(unfinished_file, tensors, told)
+    with pytest.raises(FormatError, match="damaged"):
+        _detect(place, pico, tmp_path, resume=True)
     unfinished_file.write_bytes((tmp_path / "other" / NAMES[1]).read_bytes())
     with pytest.raises(FormatError, match="no unfinished detection"):
         _detect(place, pico, tmp_path, resume=True)
@@ -170,7 +176,7 @@ def test_saving_waits_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     saved: list[int] = []
     monkeypatch.setattr(unfinished, "save_scores", lambda _file, path: saved.append(len(saved)))
     anatomy: Any = None
-    checkpoint = unfinished.Checkpoint(tmp_path / "c", anatomy, {})
+    checkpoint = unfinished.Checkpoint(tmp_path / "c", anatomy, {}, [1, 1])
     checkpoint.on_batch(Tally(batches=1))
     assert not saved
     monkeypatch.setattr(unfinished, "SAVE_SECONDS", 0.0)
