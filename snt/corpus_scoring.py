@@ -80,7 +80,8 @@ def score_corpus(
             f"{texts.name} makes {len(every)} batches; give at most {len(every)} shards"
         )
     checkpoint = Checkpoint(
-        work / f"{role}.scores.safetensors",
+        # Shards that one process scores in turn keep apart.
+        work / f"{role}{f'.{shard.number}-{shard.of}' if shard else ''}.scores.safetensors",
         opened.model.anatomy,
         _settings(opened, texts, kinds, made, plan, shard),
         [len(group) for group in groups],

@@ -14,11 +14,16 @@ import pytest
 import torch
 from command_line import snt
 
-from snt import unfinished
+from snt import corpora, unfinished
+from snt.anatomy import KINDS
 from snt.backend import Batch, LoadedModel
+from snt.corpus_scoring import Shard, score_corpus
 from snt.detection import detect
 from snt.errors import FormatError, MismatchError, RequestError
-from snt.scores_files import load_scores
+from snt.opening import ModelChoice, open_model
+from snt.progress import Silence
+from snt.scores_files import load_scores, save_scores
+from snt.scores_merging import NamedScores, merged
 from snt.scoring import Tally, _Collector, detect_scores
 from snt.tensor_files import read_tensors, write_tensors
 from snt.unfinished import plan_digest, unfinished_directory
@@ -223,3 +228,27 @@ def test_a_backend_may_go_layer_by_layer(pico: Path) -> None:
     for at, held in one.places.items():
         assert torch.equal(held.minimum, two.places[at].minimum)
         assert torch.equal(held.histogram, two.places[at].histogram)
+
+
+def test_halves_in_one_process_merge_to_the_whole(
+    place: Path, pico: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    opened = open_model(ModelChoice(str(pico), offline=True), exact=True)
+    texts = corpora.load(f"{place}/bad.txt")
+    made = {"importance": "exact", "seed": 0}
+
+    def half(number: int, resume: bool) -> NamedScores:
+        shard = Shard(number, 2)
+        scored = score_corpus(
+            *(opened, "corpus", texts, KINDS, made, tmp_path, Silence()), shard=shard, resume=resume
+        )
+        return NamedScores(str(number), scored.file)
+
+    halves = [half(1, False), half(2, False)]
+    save_scores(merged(halves).file, tmp_path / "merged")
+    assert (tmp_path / "merged").read_bytes() == whole[NAMES[1]]
+    with pytest.MonkeyPatch.context() as patched:
+        _stop_at(patched, 0)  # everything is taken up: no batch is run again
+        again = [half(1, True), half(2, True)]
+    save_scores(merged(again).file, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == whole[NAMES[1]]
