@@ -6,27 +6,29 @@ Zhao et al., How do Large Language Models Handle Multilingualism? (arXiv 2402.18
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snt import __version__, corpora
+from snt import corpora
 from snt.anatomy import KINDS
 from snt.atomic import check_writable
 from snt.corpora import Corpus
-from snt.errors import unknown_name
+from snt.corpus_scoring import ScoredCorpus, Shard, score_corpus
+from snt.errors import RequestError, unknown_name
+from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
-from snt.opening import ModelChoice, OpenModel, open_model
+from snt.opening import ModelChoice, open_model
 from snt.progress import Progress, Silence
-from snt.scores_files import ScoresFile, save_scores, scores_path
-from snt.scoring import Detected, detect_scores, group_by_length
-from snt.selection_rules import SOURCES, Selection, select
+from snt.scores_files import save_scores, scores_path
+from snt.scores_merging import NamedScores
+from snt.unfinished import check_resumable, unfinished_directory
 
 IMPORTANCES = ("exact",)
-DEFAULT_SELECT = "budget=1%"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Detection:
     path: Path
     scores: tuple[Path, ...]
     prompts: int
+    prompts_dropped: int
     seconds: float
     forward_seconds: float
     peak_bytes: int
@@ -69,6 +72,33 @@ class Detection:
             },
             "base_rates": mask.anatomy.base_rates(),
             "prompts": self.prompts,
+            "prompts_dropped": self.prompts_dropped,
+            "seconds": self.seconds,
+            "forward_seconds": self.forward_seconds,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class ShardDetection:
+    """Scores of a shard of each corpus. A mask is cut when all shards are there."""
+
+    shard: Shard
+    scores: tuple[Path, ...]
+    prompts: int
+    prompts_dropped: int
+    seconds: float
+    forward_seconds: float
+    peak_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The report of `snt detect --shard --json`."""
+        return {
+            "mask": None,
+            "shard": {"number": self.shard.number, "of": self.shard.of},
+            "scores": [str(path) for path in self.scores],
+            "prompts": self.prompts,
+            "prompts_dropped": self.prompts_dropped,
             "seconds": self.seconds,
             "forward_seconds": self.forward_seconds,
             "peak_bytes": self.peak_bytes,
@@ -85,7 +115,10 @@ def detect(
     consistency: float = 1.0,
     combine: str | None = None,
     kinds: Sequence[str] = KINDS,
+    select_against: str | None = None,
+    at_most: str | None = None,
     output: Path = Path("mask.safetensors"),
+    resume: bool = False,
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
@@ -96,83 +129,122 @@ def detect(
     """Find neurons that are important on `corpus` and, by default, less so on `against`.
 
     Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
-    contrast; left out it is contrast with a second corpus and none without. Raises RequestError
-    and its children for what cannot be served, RunFailure for an importance that is not finite.
+    contrast; left out it is contrast with a second corpus and none without. `select_against` is
+    the threshold of what is subtracted, `at_most` limits kinds and layers (`ffn=0.5%,layer=200`).
+    A detection that was stopped leaves `<output>.unfinished`, and goes on from it with `resume` to
+    the same bytes. Raises RequestError and its children for what cannot be served, RunFailure when
+    importances of more than 1% of the prompts are not finite.
     """
     started = time.perf_counter()
     progress = progress or Silence()
-    if importance not in IMPORTANCES:
-        raise unknown_name("importance", importance, IMPORTANCES)
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown_name("kind", kind, KINDS)
-    check_writable(output)
-    combine = combine or ("contrast" if against else "none")
-    rule = Selection.parse(select_by)
-    roles = [("corpus", corpora.load(corpus, offline=offline, progress=progress))]
-    if against is not None:
-        roles.append(("against", corpora.load(against, offline=offline, progress=progress)))
-    opened = open_model(
-        ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
+    cut = Cut.parse(
+        against is not None,
+        select_by=select_by,
+        select_against=select_against,
+        combine=combine,
+        consistency=consistency,
+        kinds=kinds,
+        at_most=at_most,
     )
-    provenance = {
-        **opened.describe(),
-        "importance": importance,
-        "seed": seed,
-        "snt": __version__,
-    }
-    found = [_score(opened, role, texts, kinds, progress) for role, texts in roles]
-    scores = [detected.scores for detected in found]
-    chosen, ranked = select(
-        opened.model.anatomy,
-        scores[0],
-        scores[1] if len(scores) > 1 else None,
-        rule,
-        combine,
-        consistency,
-        opened.model.parameters,
-    )
-    described = {role: texts.describe() for role, texts in roles}
-    mask = NeuronMask(
-        opened.model.anatomy,
-        chosen,
-        ranked,
-        {
-            **provenance,
-            "selection": {"rule": rule.text, "source": SOURCES[rule.name]},
-            "consistency": consistency,
-            "combine": combine,
-            "kinds": [kind for kind in KINDS if kind in kinds],
-            "corpora": described,
-            "prompts_dropped": 0,
-        },
-    )
-    paths = []
-    for (role, _), one in zip(roles, scores, strict=True):
-        paths.append(scores_path(output, against=role == "against"))
-        file = ScoresFile(
-            opened.model.anatomy, one, {**provenance, "corpora": {role: described[role]}}
-        )
-        save_scores(file, paths[-1])
+    choice = ModelChoice(model, backend, dtype, system, offline)
+    made = {"importance": importance, "seed": seed}
+    found = _scored(choice, corpus, against, cut.kinds, made, output, resume, None, progress)
+    for path, scored in found:
+        save_scores(scored.file, path)
+    try:
+        mask = cut_mask(cut, *(NamedScores(path.name, scored.file) for path, scored in found))
+    except RequestError:
+        progress.say(f"the scores are in {found[0][0]}; `snt mask from-scores` needs no model")
+        shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+        raise
     save_mask(mask, output)
-    return Detection(
-        mask,
-        output,
-        tuple(paths),
-        sum(len(texts.texts) for _, texts in roles),
+    shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+    return Detection(mask, output, *_totals(found, started))
+
+
+def detect_shard(
+    model: str | None = None,
+    *,
+    shard: str,
+    corpus: str = "harmful/detect",
+    against: str | None = "harmless/detect",
+    importance: str = "exact",
+    kinds: Sequence[str] = KINDS,
+    output: Path = Path("mask.safetensors"),
+    resume: bool = False,
+    backend: str | None = None,
+    dtype: str = "auto",
+    system: str | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> ShardDetection:
+    """Score part `shard` ("2/3") of each corpus; `snt mask from-scores` merges the parts exactly.
+
+    Writes the scores files that `detect` would write beside `output`, of the shard alone, and no
+    mask. Raises as `detect` does, and RequestError for more shards than batches.
+    """
+    started = time.perf_counter()
+    cut = Cut.parse(against is not None, kinds=kinds)
+    part = Shard.parse(shard)
+    choice = ModelChoice(model, backend, dtype, system, offline)
+    made = {"importance": importance, "seed": seed}
+    found = _scored(
+        choice, corpus, against, cut.kinds, made, output, resume, part, progress or Silence()
+    )
+    for path, scored in found:
+        save_scores(scored.file, path)
+    shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+    return ShardDetection(part, *_totals(found, started))
+
+
+def _scored(
+    choice: ModelChoice,
+    corpus: str,
+    against: str | None,
+    kinds: Sequence[str],
+    made: dict[str, Any],
+    output: Path,
+    resume: bool,
+    shard: Shard | None,
+    progress: Progress,
+) -> list[tuple[Path, ScoredCorpus]]:
+    """One or two corpora scored, and where their scores files belong."""
+    if made["importance"] not in IMPORTANCES:
+        raise unknown_name("importance", made["importance"], IMPORTANCES)
+    check_writable(output)
+    work = unfinished_directory(output)
+    if resume:
+        check_resumable(work)
+    texts: list[tuple[str, Corpus]] = []
+    for role, reference in (("corpus", corpus), ("against", against)):
+        if reference is not None:
+            texts.append((role, corpora.load(reference, offline=choice.offline, progress=progress)))
+    if len({one.sha256 for _, one in texts}) < len(texts):
+        raise RequestError(
+            f"the corpus {texts[0][1].name!r} is on both sides; give another --against"
+        )
+    opened = open_model(choice, exact=True, progress=progress)
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    found = []
+    for role, one in texts:
+        scored = score_corpus(
+            opened, role, one, kinds, made, work, progress, resume=resume, shard=shard
+        )
+        found.append((scores_path(output, against=role == "against"), scored))
+    return found
+
+
+def _totals(
+    found: Sequence[tuple[Path, ScoredCorpus]], started: float
+) -> tuple[tuple[Path, ...], int, int, float, float, int]:
+    """Paths, prompts, dropped prompts, seconds, forward seconds, peak memory in bytes."""
+    return (
+        tuple(path for path, _ in found),
+        sum(scored.prompts for _, scored in found),
+        sum(scored.file.provenance["prompts_dropped"] for _, scored in found),
         time.perf_counter() - started,
-        sum(detected.forward_seconds for detected in found),
+        sum(scored.forward_seconds for _, scored in found),
         peak_bytes(),
     )
-
-
-def _score(
-    opened: OpenModel, role: str, texts: Corpus, kinds: Sequence[str], progress: Progress
-) -> Detected:
-    prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
-    batches = group_by_length(prompts, opened.chat.pad_id)
-    layers = opened.model.anatomy.layers
-    with progress.task(f"importance, {texts.name}", len(prompts), "prompts") as advance:
-        return detect_scores(
-            opened.model, batches, kinds, lambda prompts_seen: advance(prompts_seen / layers)
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,20 +21,22 @@ def detect(
         typer.Option("--against", help="Second corpus to tell them from; `none` for none."),
     ] = "harmless/detect",
     importance: Annotated[str, typer.Option("--importance", help="exact.")] = "exact",
-    select: Annotated[
-        str, typer.Option("--select", help="budget=1%, epsilon=0.1 or topk=ffn:64,attn:8.")
-    ] = "budget=1%",
-    consistency: Annotated[
-        float, typer.Option("--consistency", help="Share of prompts on which a rank must hold.")
-    ] = 1.0,
-    combine: Annotated[
-        str | None,
-        typer.Option("--combine", help="none, subtract or contrast (default with --against)."),
-    ] = None,
+    select: options.Select = options.SELECT,
+    consistency: options.Consistency = 1.0,
+    combine: options.Combine = None,
+    select_against: options.SelectAgainst = None,
+    at_most: options.AtMost = None,
     kinds: Annotated[str, typer.Option("--kinds", help="Kinds of neurons.")] = "q,k,v,ffn",
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask file.")] = Path(
         "mask.safetensors"
     ),
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="2/3: score that part alone; merge with mask from-scores."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a stopped detection of this output was.")
+    ] = False,
     backend: options.Backend = None,
     dtype: options.Dtype = "auto",
     system: options.System = None,
@@ -47,23 +49,34 @@ def detect(
     out = Output(as_json, quiet)
     out.say("loading…")
     from snt.detection import detect as run_detection
-    from snt.report.detection import detection_table
+    from snt.detection import detect_shard
+    from snt.report.detection import detection_table, shard_lines
 
+    common: Any = {
+        "corpus": corpus,
+        "against": None if against == "none" else against,
+        "importance": importance,
+        "kinds": options.names(kinds),
+        "output": output,
+        "resume": resume,
+        "backend": backend,
+        "dtype": dtype,
+        "system": system,
+        "seed": seed,
+        "offline": offline,
+        "progress": out,
+    }
+    if shard is not None:
+        part = detect_shard(model, shard=shard, **common).as_json()
+        out.result(part, *shard_lines(part))
+        return
     found = run_detection(
         model,
-        corpus=corpus,
-        against=None if against == "none" else against,
-        importance=importance,
         select_by=select,
         consistency=consistency,
         combine=combine,
-        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
-        output=output,
-        backend=backend,
-        dtype=dtype,
-        system=system,
-        seed=seed,
-        offline=offline,
-        progress=out,
+        select_against=select_against,
+        at_most=at_most,
+        **common,
     )
     out.result(found.as_json(), *detection_table(found.as_json()))
