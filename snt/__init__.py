@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from snt.evaluation.measurement import Measurement, Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
+    from snt.languages import LanguageDetection, detect_languages
     from snt.masks import NeuronMask, load_mask, save_mask
     from snt.patches import Patch, load_patch, save_patch
     from snt.recipes import load_recipe, run, run_recipe
@@ -25,6 +26,8 @@ __version__ = "0.1.0"
 _WHERE = {
     "detect": "snt.detection",
     "Detection": "snt.detection",
+    "detect_languages": "snt.languages",
+    "LanguageDetection": "snt.languages",
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
@@ -48,6 +51,7 @@ __all__ = [
     "Detection",
     "Evaluation",
     "Inspection",
+    "LanguageDetection",
     "Measurement",
     "NeuronMask",
     "Patch",
@@ -55,6 +59,7 @@ __all__ = [
     "Settings",
     "Tuning",
     "detect",
+    "detect_languages",
     "evaluate",
     "inspect",
     "load_mask",

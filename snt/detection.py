@@ -78,8 +78,8 @@ class Detection:
 def detect(
     model: str | None = None,
     *,
-    corpus: str = "harmful/detect",
-    against: str | None = "harmless/detect",
+    corpus: str | Corpus = "harmful/detect",
+    against: str | Corpus | None = "harmless/detect",
     importance: str = "exact",
     select_by: str = DEFAULT_SELECT,
     consistency: float = 1.0,
@@ -91,13 +91,15 @@ def detect(
     system: str | None = None,
     seed: int = 0,
     offline: bool = False,
+    opened: OpenModel | None = None,
     progress: Progress | None = None,
 ) -> Detection:
     """Find neurons that are important on `corpus` and, by default, less so on `against`.
 
     Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
-    contrast; left out it is contrast with a second corpus and none without. Raises RequestError
-    and its children for what cannot be served, RunFailure for an importance that is not finite.
+    contrast; left out it is contrast with a second corpus and none without. A model that is
+    `opened` already is used as it is. Raises RequestError and its children for what cannot be
+    served, RunFailure for an importance that is not finite.
     """
     started = time.perf_counter()
     progress = progress or Silence()
@@ -112,7 +114,8 @@ def detect(
     roles = [("corpus", corpora.load(corpus, offline=offline, progress=progress))]
     if against is not None:
         roles.append(("against", corpora.load(against, offline=offline, progress=progress)))
-    opened = open_model(
+        corpora.check_same_language(roles[0][1], roles[1][1])
+    opened = opened or open_model(
         ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
     )
     provenance = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +14,32 @@ from snt.cli.output import Output
 def detect(
     model: options.Model = None,
     corpus: Annotated[
-        str, typer.Option("--corpus", help="Prompts to find neurons on: built-in name or file.")
-    ] = "harmful/detect",
+        str | None,
+        typer.Option(
+            "--corpus",
+            help="Prompts to find neurons on: built-in name or FILE[:column]; default: "
+            "harmful/detect, with languages multilingual/harmful.",
+            show_default=False,
+        ),
+    ] = None,
     against: Annotated[
-        str,
-        typer.Option("--against", help="Second corpus to tell them from; `none` for none."),
-    ] = "harmless/detect",
+        str | None,
+        typer.Option(
+            "--against",
+            help="Second corpus to tell them from; `none` for none; default: harmless/detect, "
+            "with languages multilingual/harmless.",
+            show_default=False,
+        ),
+    ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(
+            "--languages",
+            help="A mask for each, as in en,it,zh,th,vi: columns of both corpora; MASK gets the "
+            "language into its name. FILE:en,it after --corpus says the same.",
+            show_default=False,
+        ),
+    ] = None,
     importance: Annotated[str, typer.Option("--importance", help="exact.")] = "exact",
     select: Annotated[
         str, typer.Option("--select", help="budget=1%, epsilon=0.1 or topk=ffn:64,attn:8.")
@@ -46,24 +66,32 @@ def detect(
     """Find the neurons of harmful requests; write a mask."""
     out = Output(as_json, quiet)
     out.say("loading…")
+    from snt import languages as in_languages
     from snt.detection import detect as run_detection
-    from snt.report.detection import detection_table
+    from snt.report.detection import detection_table, languages_report
 
-    found = run_detection(
-        model,
-        corpus=corpus,
-        against=None if against == "none" else against,
-        importance=importance,
-        select_by=select,
-        consistency=consistency,
-        combine=combine,
-        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
-        output=output,
-        backend=backend,
-        dtype=dtype,
-        system=system,
-        seed=seed,
-        offline=offline,
-        progress=out,
-    )
+    asked, place = in_languages.languages_asked(languages, corpus)
+    settings: dict[str, Any] = {
+        "importance": importance,
+        "select_by": select,
+        "consistency": consistency,
+        "combine": combine,
+        "kinds": [kind.strip() for kind in kinds.split(",") if kind.strip()],
+        "output": output,
+        "backend": backend,
+        "dtype": dtype,
+        "system": system,
+        "seed": seed,
+        "offline": offline,
+        "progress": out,
+    }
+    if place is not None:
+        settings["corpus"] = place
+    if against is not None:
+        settings["against"] = None if against == "none" else against
+    if asked:
+        several = in_languages.detect_languages(asked, model, **settings)
+        out.result(several.as_json(), *languages_report(several))
+        return
+    found = run_detection(model, **settings)
     out.result(found.as_json(), *detection_table(found.as_json()))

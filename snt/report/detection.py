@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
 from snt.report.figures import duration, gigabytes, percent
+from snt.report.overlap import comparison
+
+if TYPE_CHECKING:
+    from snt.languages import LanguageDetection
 
 
 def detection_table(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -37,3 +41,11 @@ def detection_table(report: Mapping[str, Any]) -> list[RenderableType]:
         f"at most {gigabytes(report['peak_bytes'])} of memory"
     )
     return [table, cost, f"mask: {report['mask']}", f"scores: {', '.join(report['scores'])}"]
+
+
+def languages_report(found: LanguageDetection) -> list[RenderableType]:
+    """The detection of each language, then how their masks overlap."""
+    parts: list[RenderableType] = []
+    for name, detection in found.detections.items():
+        parts += [f"\n[bold]{name}[/bold]", *detection_table(detection.as_json())]
+    return [*parts, *comparison(found.comparison)]
