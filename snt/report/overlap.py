@@ -14,7 +14,7 @@ from rich.text import Text
 from snt.anatomy import KINDS
 from snt.file_facts import Share
 from snt.overlap import Chance, Comparison, Overlap, Shared
-from snt.report.figures import percent, times
+from snt.report.figures import give_or_take, percent, times
 from snt.report.layer_map import heat
 from snt.report.provenance import clean
 from snt.report.tables import line, rule, table
@@ -57,7 +57,7 @@ class OverlapMatrix:
         )
         second = self._matrix(
             lambda o: Text(f"{o.intersection:,}"),
-            lambda o: Text(f"{o.expected:,.1f}±{o.chance.deviation:,.1f}", style="dim"),
+            lambda o: Text(give_or_take(o.expected, o.chance.deviation, "±"), style="dim"),
         )
         if max(_width(console, options, made) for made in (first, second)) > options.max_width:
             yield _pairs(self.found.overlaps)
@@ -119,10 +119,10 @@ def _shared(shared: Shared) -> list[RenderableType]:
     masks = "both masks" if shared.of == 2 else f"all {shared.of} masks"
     if shared.at_least < shared.of:
         masks = f"at least {shared.at_least} of {shared.of} masks"
-    parts: list[RenderableType] = [
-        rule(Text(f"{shared.neurons:,} neurons in {masks}", style="bold"))
-    ]
-    if shared.neurons or shared.chance.expected >= 1:
+    title = Text(f"{shared.neurons:,} neurons in {masks}", style="bold")
+    chance = f"  {give_or_take(shared.chance.expected, shared.chance.deviation)} by chance"
+    parts: list[RenderableType] = [rule(title.append(chance, style="not bold"))]
+    if shared.neurons:
         parts.append(_groups(shared))
     if shared.top:
         top = table("layer", "kind", "neuron", "masks", "smallest score")
@@ -164,4 +164,4 @@ def _against(count: int, chance: Chance) -> tuple[str, RenderableType, str]:
 
 
 def _by_chance(chance: Chance) -> Text:
-    return Text(f"{chance.expected:,.1f} ± {chance.deviation:,.1f}", style="dim")
+    return Text(give_or_take(chance.expected, chance.deviation), style="dim")
