@@ -1,23 +1,17 @@
-"""How masks of one model overlap, beside what chance gives, and which neurons they share.
-
-Chance is masks drawn at random with the counts that these have in every layer and kind. For two
-masks the neurons in both are then a sum of hypergeometric variables; for more, and for "in all but
-one", the same mean and deviation follow from how likely one neuron, and a pair of neurons, is
-drawn often enough.
-"""
+"""How masks of one model overlap, beside what chance gives, and which neurons they share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from math import sqrt
 from typing import Any
 
 import numpy as np
 import torch
 
 from snt.anatomy import KINDS
+from snt.chance import Chance, chance_in_place
 from snt.errors import MismatchError
 from snt.file_facts import Share, by_kind_and_third, thirds_of
 from snt.masks import NeuronMask
@@ -25,22 +19,6 @@ from snt.scores import Place
 
 TOP = 10
 Named = Mapping[str, NeuronMask]
-
-
-@dataclass(frozen=True)
-class Chance:
-    """Neurons that chance gives: the mean and the standard deviation."""
-
-    expected: float
-    deviation: float
-
-    def ratio(self, count: int) -> float | None:
-        """`count` over the mean; None where chance gives nothing."""
-        return count / self.expected if self.expected else None
-
-    def distance(self, count: int) -> float | None:
-        """Deviations that `count` lies above the mean; None where chance leaves no choice."""
-        return (count - self.expected) / self.deviation if self.deviation else None
 
 
 @dataclass(frozen=True)
@@ -174,7 +152,7 @@ def overlap_of(first: str, mine: NeuronMask, second: str, theirs: NeuronMask) ->
     _, means, variances = _chances((mine, theirs), 2)
     both = len(mine.intersect(theirs))
     union = len(mine) + len(theirs) - both
-    return Overlap(first, second, both, union, _chance(means, variances))
+    return Overlap(first, second, both, union, Chance.of(means, variances))
 
 
 def shared_by(masks: Named, at_least: int) -> Shared:
@@ -195,51 +173,18 @@ def shared_by(masks: Named, at_least: int) -> Shared:
         at_least,
         len(held),
         sum(map(len, found.values())),
-        _chance(means, variances),
+        Chance.of(means, variances),
         kinds,
         in_thirds,
-        {k: _chance(means[what == k], variances[what == k]) for k in KINDS},
+        {k: Chance.of(means[what == k], variances[what == k]) for k in KINDS},
         {
-            name: _chance(means[inside], variances[inside])
+            name: Chance.of(means[inside], variances[inside])
             for name, (start, stop) in thirds.items()
             for inside in [(where >= start) & (where < stop)]
         },
         layers,
         _top(held, found),
     )
-
-
-def chance_in_place(
-    counts: Sequence[np.ndarray], sizes: np.ndarray, at_least: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the neurons that at least `at_least` random masks hold, per place.
-
-    `sizes` (P,) are the neurons of each place, and every entry of `counts` (P,) how many of them
-    one mask draws. Exact: neurons of one place are exchangeable, so E[X] = n·P(one is held often
-    enough) and E[X(X−1)] = n(n−1)·P(two both are).
-    """
-    n = np.asarray(sizes, dtype=np.float64)
-    pairs = np.maximum(n * (n - 1), 1.0)
-    misses = len(counts) - at_least
-    one = np.zeros((misses + 1, *n.shape))
-    two = np.zeros((misses + 1, misses + 1, *n.shape))
-    one[0], two[0, 0] = 1.0, 1.0
-    for drawn in counts:
-        k = np.asarray(drawn, dtype=np.float64)
-        both, neither = k * (k - 1) / pairs, (n - k) * (n - k - 1) / pairs
-        single = k * (n - k) / pairs
-        # Axis 0 counts how often the first neuron was left out, axis 1 the second.
-        after = two * both
-        after[1:] += two[:-1] * single
-        after[:, 1:] += two[:, :-1] * single
-        after[1:, 1:] += two[:-1, :-1] * neither
-        two = after
-        alone = one * (k / n)
-        alone[1:] += one[:-1] * (1 - k / n)
-        one = alone
-    mean = n * one.sum(axis=0)
-    variance = n * (n - 1) * two.sum(axis=(0, 1)) + mean - mean**2
-    return mean, np.maximum(variance, 0.0)
 
 
 def _chances(
@@ -251,10 +196,6 @@ def _chances(
     counts = [np.array([len(mask.neurons.get(p, ())) for p in places]) for mask in masks]
     sizes = np.array([anatomy.size(kind) for _, kind in places])
     return places, *chance_in_place(counts, sizes, at_least)
-
-
-def _chance(means: np.ndarray, variances: np.ndarray) -> Chance:
-    return Chance(float(means.sum()), sqrt(float(variances.sum())))
 
 
 def _in_at_least(

@@ -14,9 +14,10 @@ from rich.console import Console, Group
 from scipy.stats import hypergeom
 
 from snt.anatomy import Anatomy
+from snt.chance import chance_in_place
 from snt.errors import MismatchError
 from snt.masks import NeuronMask
-from snt.overlap import chance_in_place, compare, overlap_of, shared_by
+from snt.overlap import compare, overlap_of, shared_by
 from snt.random_masks import random_like
 from snt.report.overlap import comparison
 
@@ -55,7 +56,7 @@ def test_moments_against_every_draw(data: st.DataObject) -> None:
 
 
 def test_two_masks_are_hypergeometric() -> None:
-    sizes, mine, theirs = np.array([1536, 576, 9]), np.array([20, 575, 0]), np.array([90, 3, 1])
+    sizes, mine, theirs = np.array([1536, 576, 9]), np.array([20, 575, 2]), np.array([90, 3, 1])
     mean, variance = chance_in_place([mine, theirs], sizes, 2)
     expected = hypergeom.stats(sizes, mine, theirs, moments="mv")
     assert mean == pytest.approx(expected[0], abs=1e-9)

@@ -9,9 +9,10 @@ from typing import Any
 
 from snt.anatomy import KINDS
 from snt.atomic import write_text
+from snt.chance import Chance
 from snt.file_facts import QUANTILES, MaskFacts, PatchFacts, ScoresFacts, Share
 from snt.inspection import Inspection
-from snt.overlap import Chance, Comparison, Overlap, Shared
+from snt.overlap import Comparison, Overlap, Shared
 from snt.report.figures import LABELS, give_or_take, percent, quantile_name, small_percent, times
 from snt.report.page import (
     cell,

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from snt.anatomy import KINDS
+from snt.chance import Chance
 from snt.file_facts import Share
-from snt.overlap import Chance, Comparison, Overlap, Shared
+from snt.overlap import Comparison, Overlap, Shared
 from snt.report.figures import give_or_take, percent, times
 from snt.report.layer_map import heat
 from snt.report.provenance import clean
