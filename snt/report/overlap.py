@@ -65,8 +65,10 @@ class OverlapMatrix:
             return
         yield line("above the diagonal IoU, below it times chance; on it the neurons of a mask")
         yield first
+        yield Text("")
         yield line("above the diagonal neurons in both masks, below it by chance")
         yield second
+        yield Text("")
 
     def _matrix(self, above: Callable[[Overlap], Text], below: Callable[[Overlap], Text]) -> Table:
         names = [clean(name) for name in self.found.names]
@@ -94,7 +96,7 @@ def _heated(text: str, part: float, colours: bool) -> Text:
     if not colours:
         return Text(text)
     colour = heat(part)
-    ink = "black" if part > 0.6 else "white"
+    ink = "#000000" if part > 0.5 else "#ffffff"
     return Text(f" {text} ", style=Style(color=ink, bgcolor=colour))
 
 
