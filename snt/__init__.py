@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from snt.evaluation.measurement import Measurement, Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
+    from snt.languages import LanguageDetection, detect_languages
     from snt.mask_making import (
         MadeMask,
         mask_from_scores,
@@ -35,6 +36,8 @@ _WHERE = {
     "Detection": "snt.detection",
     "detect_shard": "snt.detection",
     "ShardDetection": "snt.detection",
+    "detect_languages": "snt.languages",
+    "LanguageDetection": "snt.languages",
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
@@ -65,6 +68,7 @@ __all__ = [
     "Evaluation",
     "Inspection",
     "MadeMask",
+    "LanguageDetection",
     "Measurement",
     "NeuronMask",
     "Patch",
@@ -74,6 +78,7 @@ __all__ = [
     "Tuning",
     "detect",
     "detect_shard",
+    "detect_languages",
     "evaluate",
     "inspect",
     "load_mask",

@@ -22,7 +22,7 @@ from snt.errors import RequestError, unknown_name
 from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
-from snt.opening import ModelChoice, open_model
+from snt.opening import ModelChoice, OpenModel, open_model
 from snt.progress import Progress, Silence
 from snt.scores_files import save_scores, scores_path
 from snt.scores_merging import NamedScores
@@ -108,8 +108,8 @@ class ShardDetection:
 def detect(
     model: str | None = None,
     *,
-    corpus: str = "harmful/detect",
-    against: str | None = "harmless/detect",
+    corpus: str | Corpus = "harmful/detect",
+    against: str | Corpus | None = "harmless/detect",
     importance: str = "exact",
     select_by: str = DEFAULT_SELECT,
     consistency: float = 1.0,
@@ -124,6 +124,7 @@ def detect(
     system: str | None = None,
     seed: int = 0,
     offline: bool = False,
+    opened: OpenModel | None = None,
     progress: Progress | None = None,
 ) -> Detection:
     """Find neurons that are important on `corpus` and, by default, less so on `against`.
@@ -131,9 +132,10 @@ def detect(
     Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
     contrast; left out it is contrast with a second corpus and none without. `select_against` is
     the threshold of what is subtracted, `at_most` limits kinds and layers (`ffn=0.5%,layer=200`).
-    A detection that was stopped leaves `<output>.unfinished`, and goes on from it with `resume` to
-    the same bytes. Raises RequestError and its children for what cannot be served, RunFailure when
-    importances of more than 1% of the prompts are not finite.
+    A model that is `opened` already is used as it is. A detection that was stopped leaves
+    `<output>.unfinished`, and goes on from it with `resume` to the same bytes. Raises RequestError
+    and its children for what cannot be served, RunFailure when importances of more than 1% of the
+    prompts are not finite.
     """
     started = time.perf_counter()
     progress = progress or Silence()
@@ -148,7 +150,9 @@ def detect(
     )
     choice = ModelChoice(model, backend, dtype, system, offline)
     made = {"importance": importance, "seed": seed}
-    found = _scored(choice, corpus, against, cut.kinds, made, output, resume, None, progress)
+    found = _scored(
+        opened or choice, corpus, against, cut.kinds, made, output, resume, None, progress
+    )
     for path, scored in found:
         save_scores(scored.file, path)
     try:
@@ -199,9 +203,9 @@ def detect_shard(
 
 
 def _scored(
-    choice: ModelChoice,
-    corpus: str,
-    against: str | None,
+    model: ModelChoice | OpenModel,
+    corpus: str | Corpus,
+    against: str | Corpus | None,
     kinds: Sequence[str],
     made: dict[str, Any],
     output: Path,
@@ -219,12 +223,16 @@ def _scored(
     texts: list[tuple[str, Corpus]] = []
     for role, reference in (("corpus", corpus), ("against", against)):
         if reference is not None:
-            texts.append((role, corpora.load(reference, offline=choice.offline, progress=progress)))
+            texts.append((role, corpora.load(reference, offline=model.offline, progress=progress)))
     if len({one.sha256 for _, one in texts}) < len(texts):
         raise RequestError(
             f"the corpus {texts[0][1].name!r} is on both sides; give another --against"
         )
-    opened = open_model(choice, exact=True, progress=progress)
+    if against is not None:
+        corpora.check_same_language(texts[0][1], texts[1][1])
+    opened = (
+        model if isinstance(model, OpenModel) else open_model(model, exact=True, progress=progress)
+    )
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     found = []

@@ -14,12 +14,32 @@ from snt.cli.output import Output
 def detect(
     model: options.Model = None,
     corpus: Annotated[
-        str, typer.Option("--corpus", help="Prompts to find neurons on: built-in name or file.")
-    ] = "harmful/detect",
+        str | None,
+        typer.Option(
+            "--corpus",
+            help="Prompts to find neurons on: built-in name or FILE[:column]; default: "
+            "harmful/detect, with languages multilingual/harmful.",
+            show_default=False,
+        ),
+    ] = None,
     against: Annotated[
-        str,
-        typer.Option("--against", help="Second corpus to tell them from; `none` for none."),
-    ] = "harmless/detect",
+        str | None,
+        typer.Option(
+            "--against",
+            help="Second corpus to tell them from; `none` for none; default: harmless/detect, "
+            "with languages multilingual/harmless.",
+            show_default=False,
+        ),
+    ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(
+            "--languages",
+            help="A mask for each, as in en,it,zh,th,vi: columns of both corpora; MASK gets the "
+            "language into its name. FILE:en,it after --corpus says the same.",
+            show_default=False,
+        ),
+    ] = None,
     importance: Annotated[str, typer.Option("--importance", help="exact.")] = "exact",
     select: options.Select = options.SELECT,
     consistency: options.Consistency = 1.0,
@@ -48,13 +68,13 @@ def detect(
     """Find the neurons of harmful requests; write a mask."""
     out = Output(as_json, quiet)
     out.say("loading…")
+    from snt import languages as in_languages
     from snt.detection import detect as run_detection
     from snt.detection import detect_shard
-    from snt.report.detection import detection_table, shard_lines
+    from snt.report.detection import detection_table, languages_report, shard_lines
 
-    common: Any = {
-        "corpus": corpus,
-        "against": None if against == "none" else against,
+    asked, place = in_languages.languages_asked(languages, corpus)
+    settings: dict[str, Any] = {
         "importance": importance,
         "kinds": options.names(kinds),
         "output": output,
@@ -66,17 +86,26 @@ def detect(
         "offline": offline,
         "progress": out,
     }
+    if place is not None:
+        settings["corpus"] = place
+    if against is not None:
+        settings["against"] = None if against == "none" else against
     if shard is not None:
-        part = detect_shard(model, shard=shard, **common).as_json()
+        if asked:
+            raise typer.BadParameter("give --shard or --languages, not both")
+        part = detect_shard(model, shard=shard, **settings).as_json()
         out.result(part, *shard_lines(part))
         return
-    found = run_detection(
-        model,
-        select_by=select,
-        consistency=consistency,
-        combine=combine,
-        select_against=select_against,
-        at_most=at_most,
-        **common,
-    )
+    settings |= {
+        "select_by": select,
+        "consistency": consistency,
+        "combine": combine,
+        "select_against": select_against,
+        "at_most": at_most,
+    }
+    if asked:
+        several = in_languages.detect_languages(asked, model, **settings)
+        out.result(several.as_json(), *languages_report(several))
+        return
+    found = run_detection(model, **settings)
     out.result(found.as_json(), *detection_table(found.as_json()))

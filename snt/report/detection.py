@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
 from snt.report.figures import duration, gigabytes, percent
+from snt.report.overlap import comparison
+
+if TYPE_CHECKING:
+    from snt.languages import LanguageDetection
 
 
 def detection_table(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -65,3 +69,11 @@ def _cost(report: Mapping[str, Any]) -> str:
         f"({duration(report['forward_seconds'])} of it the model's own forward passes), "
         f"at most {gigabytes(report['peak_bytes'])} of memory"
     )
+
+
+def languages_report(found: LanguageDetection) -> list[RenderableType]:
+    """The detection of each language, then how their masks overlap."""
+    parts: list[RenderableType] = []
+    for name, detection in found.detections.items():
+        parts += [f"\n[bold]{name}[/bold]", *detection_table(detection.as_json())]
+    return [*parts, *comparison(found.comparison)]
