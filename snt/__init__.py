@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from snt.recipes import load_recipe, run, run_recipe
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
+    from snt.verification import Verification, verify
+    from snt.verification_arms import VerifySettings
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,9 @@ _WHERE = {
     "Schedule": "snt.training",
     "tune": "snt.tuning",
     "Tuning": "snt.tuning",
+    "verify": "snt.verification",
+    "Verification": "snt.verification",
+    "VerifySettings": "snt.verification_arms",
 }
 __all__ = [
     "Detection",
@@ -54,6 +59,8 @@ __all__ = [
     "Schedule",
     "Settings",
     "Tuning",
+    "Verification",
+    "VerifySettings",
     "detect",
     "evaluate",
     "inspect",
@@ -65,6 +72,7 @@ __all__ = [
     "save_mask",
     "save_patch",
     "tune",
+    "verify",
 ]
 
 

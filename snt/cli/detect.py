@@ -32,6 +32,29 @@ def detect(
         typer.Option("--combine", help="none, subtract or contrast (default with --against)."),
     ] = None,
     kinds: Annotated[str, typer.Option("--kinds", help="Kinds of neurons.")] = "q,k,v,ffn",
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Remove the neurons in memory beside random and matched ones and measure what "
+            "changes; exit 3 where the effect is not specific.",
+        ),
+    ] = False,
+    verify_limit: Annotated[
+        int | None,
+        typer.Option("--verify-limit", help="With --verify: only the first prompts of a corpus."),
+    ] = None,
+    verify_corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--verify-corpus",
+            help="METRIC=CORPUS: other held-out prompts (non_refusal, harmless_refusal, "
+            "over_refusal, perplexity); may be repeated.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", help="With --verify: random masks to compare with, 5 or more.")
+    ] = 5,
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask file.")] = Path(
         "mask.safetensors"
     ),
@@ -48,7 +71,10 @@ def detect(
     out.say("loading…")
     from snt.detection import detect as run_detection
     from snt.report.detection import detection_table
+    from snt.report.verification import verification_tables
+    from snt.verification_arms import VerifySettings
 
+    given = dict(options.assignment(text, "--verify-corpus") for text in verify_corpus or [])
     found = run_detection(
         model,
         corpus=corpus,
@@ -64,6 +90,11 @@ def detect(
         system=system,
         seed=seed,
         offline=offline,
+        verify=VerifySettings(draws, verify_limit, corpora=given) if verify else None,
         progress=out,
     )
-    out.result(found.as_json(), *detection_table(found.as_json()))
+    report = found.as_json()
+    tables = verification_tables(report["verify"]) if verify else []
+    out.result(report, *detection_table(report), *tables)
+    if found.verification is not None:
+        found.verification.check()

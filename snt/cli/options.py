@@ -36,3 +36,11 @@ Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first prompts of each corpus: a quick look.")
 ]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Masks, scores, patches.")]
+
+
+def assignment(text: str, option: str) -> tuple[str, str]:
+    """`METRIC=CORPUS` of an option that may be repeated. Raises BadParameter (exit 2)."""
+    metric, equals, corpus = text.partition("=")
+    if not equals or not metric or not corpus:
+        raise typer.BadParameter(f"{text!r} is not METRIC=CORPUS", param_hint=option)
+    return metric, corpus
