@@ -1,4 +1,4 @@
-"""`snt detect --verify` end to end: a model whose refusals hang on planted neurons, and a plain one.
+"""`snt detect --verify` end to end: a model whose refusals hang on planted neurons, and another.
 
 The planted model sees a mark in the request ("!"), carries it to the last position by one value
 neuron, and there (at a line break) two feed-forward neurons of layer 1 turn it into the first
