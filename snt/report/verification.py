@@ -52,6 +52,12 @@ def _replies(report: Mapping[str, Any]) -> Table:
 def _log_odds(report: Mapping[str, Any]) -> Table:
     lost = ", ".join(report["controls_without_language"])
     note = "nats, change from the untouched model; in brackets: 95%, paired bootstrap"
+    openings = report["openings"]
+    if openings["of_refusals"]:
+        note += (
+            f"; the openings counted begin {openings['begin']} of the {openings['of_refusals']} "
+            "refusals of the untouched model"
+        )
     if lost:
         note += f"; not compared, for their language is lost: {lost}"
     table = _table(
