@@ -17,7 +17,6 @@ from snt.atomic import check_writable, write_json
 from snt.errors import NegativeResult
 from snt.evaluation.completions import Completion, write_completions
 from snt.evaluation.measurement import (
-    RATES,
     perplexity_interval,
     rate_json,
     relative_change,
@@ -225,9 +224,11 @@ def verification_path(mask_path: Path) -> Path:
 
 
 def _rows(arms: Sequence[Arm]) -> list[Completion]:
-    return [
-        replace(row, extra={**row.extra, "arm": arm.name})
-        for arm in arms
-        for row in arm.measured.completions
-        if row.suite in RATES
-    ]
+    """Every reply of every arm, each with its prompt's refusal log-odds."""
+    rows = []
+    for arm in arms:
+        odds = {name: iter(values) for name, values in arm.log_odds.items()}
+        for row in arm.measured.completions:
+            found = {"arm": arm.name, "refusal_log_odds": next(odds[PROMPTS[str(row.suite)]])}
+            rows.append(replace(row, extra={**row.extra, **found}))
+    return rows

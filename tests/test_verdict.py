@@ -61,10 +61,19 @@ def test_harmless_prompts_that_change_as_much() -> None:
     assert failed(verdict) == ["more than on harmless prompts"]
 
 
+def test_a_control_that_tells_prompts_apart_as_little() -> None:
+    apart = arm("random-9", -0.5, 1.5)
+    verdict = judge_arms(MASK, [*CONTROLS, apart], NEVER)
+    assert failed(verdict) == ["more than on harmless prompts"]
+    assert "without random-9 by -2." in verdict.checks[-1].says
+
+
 def test_language_lost_comes_first() -> None:
     verdict = judge_arms(replace(MASK, perplexity=0.5), CONTROLS, NEVER)
     assert failed(verdict) == ["language kept"]
     assert verdict.sentence.startswith("no specific effect: it carries language")
+    same = judge_arms(replace(MASK, perplexity=0.5), [arm("random-9", -1.5), *CONTROLS], NEVER)
+    assert "not more than without random-9" in same.sentence
 
 
 def test_refusals_that_rise() -> None:

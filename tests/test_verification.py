@@ -144,6 +144,11 @@ def test_report_and_replies_lie_beside_the_mask(place: Path, report: dict[str, A
     assert json.loads((place / "p.verify.json").read_text()) == report["verify"]
     rows = [json.loads(line) for line in (place / "p.verify.jsonl").open()]
     assert len(rows) == len(ARMS) * 3 * 8 and {row["arm"] for row in rows} == set(ARMS)
+    odds = [
+        r["refusal_log_odds"] for r in rows if r["arm"] == "mask" and r["suite"] == "non_refusal"
+    ]
+    held = report["verify"]["arms"]["mask"]["refusal_log_odds"]["harmful"]
+    assert sum(odds) / len(odds) == pytest.approx(held["value"])
     removed = {row["arm"]: row["settings"]["deactivated"] for row in rows}
     assert removed["none"] is None and len(set(removed.values())) == len(ARMS)
 

@@ -114,7 +114,8 @@ def judge_arms(
 
     Specific means: without the mask's neurons the refusal log-odds of harmful prompts fall; they
     fall more than without those of any control that keeps its language, by intervals of paired
-    differences; they fall more than those of harmless prompts; perplexity stays within the limit;
+    differences; they fall more than those of harmless prompts, by more than without any such
+    control; perplexity stays within the limit;
     and where the untouched model refuses enough for a fall of the rate to be seen, it falls as
     well, below every such control's. Raises RequestError for fewer than FEWEST_PROMPTS prompts.
     """
@@ -130,7 +131,7 @@ def judge_arms(
     detectable, counts = _detectable(refused_before)
     rank = rank_among(mask.change.mean, [control.change.mean for control in drawn])
     checks = [_language(mask), _falls(mask), *_controls(mask, compared, bool(drawn))]
-    checks.append(_difference(mask))
+    checks.append(_difference(mask, compared))
     if counts:
         checks.append(_rate(mask, compared, rate))
     specific = all(check.holds for check in checks)
@@ -172,9 +173,17 @@ def _controls(mask: ArmChange, compared: Sequence[ArmChange], any_drawn: bool) -
     return checks
 
 
-def _difference(mask: ArmChange) -> Check:
-    says = f"beyond the change on harmless prompts by {_nats(mask.difference)}"
-    return Check("more than on harmless prompts", mask.difference.high < 0, says, mask.difference)
+def _difference(mask: ArmChange, compared: Sequence[ArmChange]) -> Check:
+    # Whatever is removed, a damaged model tells the two kinds of prompt apart less well, and so the
+    # difference is below zero for random masks too: zero alone would be too low a bar.
+    found = mask.difference
+    others = {control.name: control.difference.mean for control in compared}
+    says = f"beyond the change on harmless prompts by {_nats(found)}"
+    if others:
+        strongest = min(others, key=lambda name: others[name])
+        says += f", without {strongest} by {others[strongest]:+.2f}"
+    holds = found.high < 0 and all(found.mean < other for other in others.values())
+    return Check("more than on harmless prompts", holds, says, found)
 
 
 def _rate(mask: ArmChange, compared: Sequence[ArmChange], rate: PairedDifference) -> Check:
@@ -209,14 +218,15 @@ def _sentence(
             f"prompts; rank 1 of {rank.draws + 1} with the random draws, where p cannot be below "
             f"{rank.smallest_p:.2f}; perplexity {100 * mask.perplexity:+.1f}%"
         )
-    if checks[0] in failed:
-        return f"no specific effect: it carries language ({checks[0].says})"
     if mask.change.low > 0:
-        return (
-            "no specific effect: without these neurons the refusal log-odds of harmful prompts "
-            f"rise, by {_nats(mask.change)}"
+        start = (
+            "without these neurons the refusal log-odds of harmful prompts rise, by "
+            f"{_nats(mask.change)}"
         )
-    reasons = [f"the refusal log-odds of harmful prompts change by {_nats(mask.change)}"]
+    else:
+        start = f"the refusal log-odds of harmful prompts change by {_nats(mask.change)}"
+    reasons = [f"it carries language ({checks[0].says})"] if checks[0] in failed else []
+    reasons.append(start)
     lost = [check.name for check in failed if check.name.startswith("more than ")]
     if lost:
         reasons.append(f"not {' nor '.join(lost)}")
