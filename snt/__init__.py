@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from snt.recipes import load_recipe, run, run_recipe
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
+    from snt.verification import Verification, verify
+    from snt.verification_arms import VerifySettings
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,9 @@ _WHERE = {
     "Schedule": "snt.training",
     "tune": "snt.tuning",
     "Tuning": "snt.tuning",
+    "verify": "snt.verification",
+    "Verification": "snt.verification",
+    "VerifySettings": "snt.verification_arms",
 }
 __all__ = [
     "Detection",
@@ -76,6 +81,8 @@ __all__ = [
     "Settings",
     "ShardDetection",
     "Tuning",
+    "Verification",
+    "VerifySettings",
     "detect",
     "detect_shard",
     "detect_languages",
@@ -94,6 +101,7 @@ __all__ = [
     "save_mask",
     "save_patch",
     "tune",
+    "verify",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from snt.corpora import Corpus
 from snt.errors import RequestError
 from snt.opening import OpenModel
 from snt.progress import Progress
-from snt.scores_files import ScoresFile
+from snt.scores_files import ScoresFile, scores_path
+from snt.scores_merging import NamedScores, merged
 from snt.scoring import TooManyDropped, detect_scores, length_groups, padded
-from snt.unfinished import Checkpoint, plan_digest
+from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Shard:
         return cls(number, of)
 
 
+HALVES = (Shard(1, 2), Shard(2, 2))
+
+
 @dataclass(frozen=True)
 class ScoredCorpus:
     """Scores of one corpus, or of its shard: `prompts` were run, and of the time the model's own
@@ -48,6 +53,46 @@ class ScoredCorpus:
     file: ScoresFile
     prompts: int
     forward_seconds: float
+
+
+@dataclass(frozen=True)
+class ScoredSide:
+    """A corpus of a detection, whole or in parts, and where its scores file belongs."""
+
+    path: Path
+    texts: Corpus
+    parts: tuple[ScoredCorpus, ...]
+
+    @property
+    def whole(self) -> NamedScores:
+        """The scores of all parts, to the bit what one run over all prompts gives."""
+        files = [NamedScores(self.path.name, part.file) for part in self.parts]
+        return files[0] if len(files) == 1 else merged(files)
+
+
+def score_sides(
+    opened: OpenModel,
+    texts: Mapping[str, Corpus],
+    kinds: Sequence[str],
+    made: Mapping[str, Any],
+    output: Path,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    shards: Sequence[Shard | None] = (None,),
+) -> list[ScoredSide]:
+    """Score the corpora of a detection by role, each in the parts asked for. See `score_corpus`."""
+    work = unfinished_directory(output)
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    found = []
+    for role, one in texts.items():
+        parts = tuple(
+            score_corpus(opened, role, one, kinds, made, work, progress, resume=resume, shard=part)
+            for part in shards
+        )
+        found.append(ScoredSide(scores_path(output, against=role == "against"), one, parts))
+    return found
 
 
 def score_corpus(
@@ -77,7 +122,8 @@ def score_corpus(
     batches, groups = every[part], groups[part]
     if not batches:
         raise RequestError(
-            f"{texts.name} makes {len(every)} batches; give at most {len(every)} shards"
+            f"{texts.name} makes {len(every)} batch{'es' * (len(every) > 1)} of prompts, too few "
+            f"for {shard.of if shard else 1} parts (halves, shards); give more prompts"
         )
     checkpoint = Checkpoint(
         # Shards that one process scores in turn keep apart.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from snt import corpora
 from snt.anatomy import KINDS
 from snt.atomic import check_writable
 from snt.corpora import Corpus
-from snt.corpus_scoring import ScoredCorpus, Shard, score_corpus
+from snt.corpus_scoring import HALVES, ScoredSide, Shard, score_sides
 from snt.errors import RequestError, unknown_name
 from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, OpenModel, open_model
 from snt.progress import Progress, Silence
-from snt.scores_files import save_scores, scores_path
-from snt.scores_merging import NamedScores
+from snt.scores_files import save_scores
 from snt.unfinished import check_resumable, unfinished_directory
+from snt.verification import Verification, verification_path
+from snt.verification_arms import VerifySettings
+from snt.verified_detection import verify_detection
 
 IMPORTANCES = ("exact",)
 
@@ -43,6 +45,7 @@ class Detection:
     seconds: float
     forward_seconds: float
     peak_bytes: int
+    verification: Verification | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The report of `snt detect --json`."""
@@ -52,6 +55,7 @@ class Detection:
             {kind: len(mask.neurons.get((layer, kind), ())) for kind in KINDS} for layer in layers
         ]
         model = mask.provenance["model"]
+        verified = {"verify": self.verification.as_json()} if self.verification else {}
         return {
             "mask": str(self.path),
             "scores": [str(path) for path in self.scores],
@@ -76,6 +80,7 @@ class Detection:
             "seconds": self.seconds,
             "forward_seconds": self.forward_seconds,
             "peak_bytes": self.peak_bytes,
+            **verified,
         }
 
 
@@ -125,6 +130,7 @@ def detect(
     seed: int = 0,
     offline: bool = False,
     opened: OpenModel | None = None,
+    verify: VerifySettings | None = None,
     progress: Progress | None = None,
 ) -> Detection:
     """Find neurons that are important on `corpus` and, by default, less so on `against`.
@@ -132,7 +138,9 @@ def detect(
     Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
     contrast; left out it is contrast with a second corpus and none without. `select_against` is
     the threshold of what is subtracted, `at_most` limits kinds and layers (`ffn=0.5%,layer=200`).
-    A model that is `opened` already is used as it is. A detection that was stopped leaves
+    A model that is `opened` already is used as it is. `verify` removes the neurons in memory,
+    beside controls, and cuts masks from halves of the corpora; its answer may be no, which
+    `Detection.verification` tells: nothing is raised for it. A detection that was stopped leaves
     `<output>.unfinished`, and goes on from it with `resume` to the same bytes. Raises RequestError
     and its children for what cannot be served, RunFailure when importances of more than 1% of the
     prompts are not finite.
@@ -150,20 +158,33 @@ def detect(
     )
     choice = ModelChoice(model, backend, dtype, system, offline)
     made = {"importance": importance, "seed": seed}
-    found = _scored(
-        opened or choice, corpus, against, cut.kinds, made, output, resume, None, progress
+    texts = _corpora(made, corpus, against, output, resume, offline, progress)
+    if verify is not None:
+        check_writable(verification_path(output))
+        verify.check_held_out(list(texts.values()), offline)
+    opened = opened or open_model(choice, exact=True, progress=progress)
+    shards = (None,) if verify is None else HALVES
+    found = score_sides(
+        opened, texts, cut.kinds, made, output, progress, resume=resume, shards=shards
     )
-    for path, scored in found:
-        save_scores(scored.file, path)
+    whole = [side.whole for side in found]
+    for side, named in zip(found, whole, strict=True):
+        save_scores(named.file, side.path)
     try:
-        mask = cut_mask(cut, *(NamedScores(path.name, scored.file) for path, scored in found))
+        mask = cut_mask(cut, *whole)
     except RequestError:
-        progress.say(f"the scores are in {found[0][0]}; `snt mask from-scores` needs no model")
+        progress.say(f"the scores are in {found[0].path}; `snt mask from-scores` needs no model")
         shutil.rmtree(unfinished_directory(output), ignore_errors=True)
         raise
     save_mask(mask, output)
     shutil.rmtree(unfinished_directory(output), ignore_errors=True)
-    return Detection(mask, output, *_totals(found, started))
+    result = Detection(mask, output, *_totals(found, started))
+    if verify is None:
+        return result
+    verification = verify_detection(
+        opened, choice, mask, cut, found, made, output, verify, seed, progress
+    )
+    return replace(result, verification=verification)
 
 
 def detect_shard(
@@ -193,66 +214,57 @@ def detect_shard(
     part = Shard.parse(shard)
     choice = ModelChoice(model, backend, dtype, system, offline)
     made = {"importance": importance, "seed": seed}
-    found = _scored(
-        choice, corpus, against, cut.kinds, made, output, resume, part, progress or Silence()
+    progress = progress or Silence()
+    texts = _corpora(made, corpus, against, output, resume, offline, progress)
+    opened = open_model(choice, exact=True, progress=progress)
+    found = score_sides(
+        opened, texts, cut.kinds, made, output, progress, resume=resume, shards=[part]
     )
-    for path, scored in found:
-        save_scores(scored.file, path)
+    for side in found:
+        save_scores(side.parts[0].file, side.path)
     shutil.rmtree(unfinished_directory(output), ignore_errors=True)
     return ShardDetection(part, *_totals(found, started))
 
 
-def _scored(
-    model: ModelChoice | OpenModel,
+def _corpora(
+    made: dict[str, Any],
     corpus: str | Corpus,
     against: str | Corpus | None,
-    kinds: Sequence[str],
-    made: dict[str, Any],
     output: Path,
     resume: bool,
-    shard: Shard | None,
+    offline: bool,
     progress: Progress,
-) -> list[tuple[Path, ScoredCorpus]]:
-    """One or two corpora scored, and where their scores files belong."""
+) -> dict[str, Corpus]:
+    """The corpora by role, and everything checked that can be before a model is loaded."""
     if made["importance"] not in IMPORTANCES:
         raise unknown_name("importance", made["importance"], IMPORTANCES)
     check_writable(output)
-    work = unfinished_directory(output)
     if resume:
-        check_resumable(work)
-    texts: list[tuple[str, Corpus]] = []
-    for role, reference in (("corpus", corpus), ("against", against)):
-        if reference is not None:
-            texts.append((role, corpora.load(reference, offline=model.offline, progress=progress)))
-    if len({one.sha256 for _, one in texts}) < len(texts):
-        raise RequestError(
-            f"the corpus {texts[0][1].name!r} is on both sides; give another --against"
-        )
-    if against is not None:
-        corpora.check_same_language(texts[0][1], texts[1][1])
-    opened = (
-        model if isinstance(model, OpenModel) else open_model(model, exact=True, progress=progress)
-    )
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    found = []
-    for role, one in texts:
-        scored = score_corpus(
-            opened, role, one, kinds, made, work, progress, resume=resume, shard=shard
-        )
-        found.append((scores_path(output, against=role == "against"), scored))
-    return found
+        check_resumable(unfinished_directory(output))
+    texts = {
+        role: corpora.load(reference, offline=offline, progress=progress)
+        for role, reference in (("corpus", corpus), ("against", against))
+        if reference is not None
+    }
+    if "against" in texts:
+        if texts["corpus"].sha256 == texts["against"].sha256:
+            raise RequestError(
+                f"the corpus {texts['corpus'].name!r} is on both sides; give another --against"
+            )
+        corpora.check_same_language(texts["corpus"], texts["against"])
+    return texts
 
 
 def _totals(
-    found: Sequence[tuple[Path, ScoredCorpus]], started: float
+    found: Sequence[ScoredSide], started: float
 ) -> tuple[tuple[Path, ...], int, int, float, float, int]:
     """Paths, prompts, dropped prompts, seconds, forward seconds, peak memory in bytes."""
+    parts = [part for side in found for part in side.parts]
     return (
-        tuple(path for path, _ in found),
-        sum(scored.prompts for _, scored in found),
-        sum(scored.file.provenance["prompts_dropped"] for _, scored in found),
+        tuple(side.path for side in found),
+        sum(part.prompts for part in parts),
+        sum(part.file.provenance["prompts_dropped"] for part in parts),
         time.perf_counter() - started,
-        sum(scored.forward_seconds for _, scored in found),
+        sum(part.forward_seconds for part in parts),
         peak_bytes(),
     )

@@ -50,6 +50,29 @@ def detect(
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask file.")] = Path(
         "mask.safetensors"
     ),
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Remove the neurons in memory beside random and matched ones and measure what "
+            "changes; exit 3 where the effect is not specific.",
+        ),
+    ] = False,
+    verify_limit: Annotated[
+        int | None,
+        typer.Option("--verify-limit", help="With --verify: only the first prompts of a corpus."),
+    ] = None,
+    verify_corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--verify-corpus",
+            help="METRIC=CORPUS: other held-out prompts (non_refusal, harmless_refusal, "
+            "over_refusal, perplexity); may be repeated.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", help="With --verify: random masks to compare with, 5 or more.")
+    ] = 5,
     shard: Annotated[
         str | None,
         typer.Option("--shard", help="2/3: score that part alone; merge with mask from-scores."),
@@ -72,6 +95,8 @@ def detect(
     from snt.detection import detect as run_detection
     from snt.detection import detect_shard
     from snt.report.detection import detection_table, languages_report, shard_lines
+    from snt.report.verification import verification_tables
+    from snt.verification_arms import VerifySettings
 
     asked, place = in_languages.languages_asked(languages, corpus)
     settings: dict[str, Any] = {
@@ -91,8 +116,8 @@ def detect(
     if against is not None:
         settings["against"] = None if against == "none" else against
     if shard is not None:
-        if asked:
-            raise typer.BadParameter("give --shard or --languages, not both")
+        if asked or verify:
+            raise typer.BadParameter("a shard makes no mask: leave out --languages and --verify")
         part = detect_shard(model, shard=shard, **settings).as_json()
         out.result(part, *shard_lines(part))
         return
@@ -104,8 +129,16 @@ def detect(
         "at_most": at_most,
     }
     if asked:
+        if verify:
+            raise typer.BadParameter("--verify takes one language; verify each mask on its own")
         several = in_languages.detect_languages(asked, model, **settings)
         out.result(several.as_json(), *languages_report(several))
         return
+    given = dict(options.assignment(text, "--verify-corpus") for text in verify_corpus or [])
+    settings["verify"] = VerifySettings(draws, verify_limit, corpora=given) if verify else None
     found = run_detection(model, **settings)
-    out.result(found.as_json(), *detection_table(found.as_json()))
+    report = found.as_json()
+    tables = verification_tables(report["verify"]) if verify else []
+    out.result(report, *detection_table(report), *tables)
+    if found.verification is not None:
+        found.verification.check()

@@ -66,3 +66,11 @@ AtMost = Annotated[
 def names(text: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def assignment(text: str, option: str) -> tuple[str, str]:
+    """`METRIC=CORPUS` of an option that may be repeated. Raises BadParameter (exit 2)."""
+    metric, equals, corpus = text.partition("=")
+    if not equals or not metric or not corpus:
+        raise typer.BadParameter(f"{text!r} is not METRIC=CORPUS", param_hint=option)
+    return metric, corpus
