@@ -9,28 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snt.detection import Detection, detect
+    from snt.detection import Detection, ShardDetection, detect, detect_shard
     from snt.evaluation.evaluate import Evaluation, evaluate
     from snt.evaluation.measurement import Measurement, Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
+    from snt.languages import LanguageDetection, detect_languages
+    from snt.mask_making import (
+        MadeMask,
+        mask_from_scores,
+        mask_intersect,
+        mask_random,
+        mask_subtract,
+        mask_union,
+    )
     from snt.masks import NeuronMask, load_mask, save_mask
     from snt.patches import Patch, load_patch, save_patch
     from snt.recipes import load_recipe, run, run_recipe
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
+    from snt.verification import Verification, verify
+    from snt.verification_arms import VerifySettings
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "detect": "snt.detection",
     "Detection": "snt.detection",
+    "detect_shard": "snt.detection",
+    "ShardDetection": "snt.detection",
+    "detect_languages": "snt.languages",
+    "LanguageDetection": "snt.languages",
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
     "Settings": "snt.evaluation.measurement",
     "inspect": "snt.inspection:inspect_files",
     "Inspection": "snt.inspection",
+    "MadeMask": "snt.mask_making",
+    "mask_from_scores": "snt.mask_making",
+    "mask_intersect": "snt.mask_making",
+    "mask_random": "snt.mask_making",
+    "mask_subtract": "snt.mask_making",
+    "mask_union": "snt.mask_making",
     "NeuronMask": "snt.masks",
     "load_mask": "snt.masks",
     "save_mask": "snt.masks",
@@ -43,28 +64,44 @@ _WHERE = {
     "Schedule": "snt.training",
     "tune": "snt.tuning",
     "Tuning": "snt.tuning",
+    "verify": "snt.verification",
+    "Verification": "snt.verification",
+    "VerifySettings": "snt.verification_arms",
 }
 __all__ = [
     "Detection",
     "Evaluation",
     "Inspection",
+    "MadeMask",
+    "LanguageDetection",
     "Measurement",
     "NeuronMask",
     "Patch",
     "Schedule",
     "Settings",
+    "ShardDetection",
     "Tuning",
+    "Verification",
+    "VerifySettings",
     "detect",
+    "detect_shard",
+    "detect_languages",
     "evaluate",
     "inspect",
     "load_mask",
     "load_patch",
     "load_recipe",
+    "mask_from_scores",
+    "mask_intersect",
+    "mask_random",
+    "mask_subtract",
+    "mask_union",
     "run",
     "run_recipe",
     "save_mask",
     "save_patch",
     "tune",
+    "verify",
 ]
 
 

@@ -77,7 +77,10 @@ class LayerActivations:
 
 
 class Visitor(Protocol):
-    """Called once per (batch, layer), in any order, with weights at hand as float32."""
+    """Called once per (batch, layer), with weights at hand as float32.
+
+    Layers may come in any order; every layer sees the batches in the order they were given in.
+    """
 
     def __call__(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel

@@ -73,8 +73,12 @@ class Chat:
         does in generation.
         """
         before = self.prompt_ids(prompt)
-        after = self._ids(response, beginning=False) + list(self.end_of_turn)
+        after = self.response_ids(response) + list(self.end_of_turn)
         return self._fitting(before + after, prompt), len(before)
+
+    def response_ids(self, response: str) -> list[int]:
+        """Tokens of a response, or the beginning of one, as it stands after a prompt."""
+        return self._ids(response, beginning=False)
 
     def text_ids(self, text: str) -> list[int]:
         """Tokens of plain text without a template, cut to the context."""

@@ -16,12 +16,19 @@ from snt.training_pairs import TrainingPairs as TrainingPairs
 from snt.training_pairs import pairs_of
 
 SPLITS = ("detect", "tune", "eval")
-BUILT_IN: Mapping[str, str] = {
-    "harmful": "prompt",
-    "refusals": "prompt",
-    "harmless": "prompt",
-    "lookalike": "prompt",
-    "prose": "text",
+LANGUAGES = ("en", "it", "zh", "th", "vi")
+# Columns of text, the first for who names none.
+BUILT_IN: Mapping[str, tuple[str, ...]] = {
+    "harmful": ("prompt",),
+    "refusals": ("prompt",),
+    "harmless": ("prompt",),
+    "lookalike": ("prompt",),
+    "prose": ("text",),
+    "multilingual": LANGUAGES,
+}
+# What a corpus is parted by, and into what. The parallel one serves detection alone: no splits.
+_PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "multilingual": ("kind", ("harmful", "harmless"))
 }
 PAIRS = ("refusals",)  # The built-in corpora that hold responses too.
 _COLUMNS = ("prompt", "text", "question", "instruction")
@@ -30,11 +37,15 @@ _HINT = "A file is given by its path, a dataset of the Hub as hf:ID."
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts in order, with what a report says of them. `name` is never a path."""
+    """Texts in order, with what a report says of them. `name` is never a path.
+
+    `language` is a tag such as `th`, or None where nobody said which language the texts are in.
+    """
 
     name: str
     texts: tuple[str, ...]
     rows: tuple[Row, ...]
+    language: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -49,40 +60,62 @@ class Corpus:
         return replace(self, texts=self.texts[:limit], rows=self.rows[:limit])
 
     def describe(self) -> dict[str, Any]:
-        """Name, row count and digest, as they stand in the metadata of a mask."""
-        return {"name": self.name, "rows": len(self.texts), "sha256": self.sha256}
+        """Name, row count, digest and language, as they stand in the metadata of a mask."""
+        said = {} if self.language is None else {"language": self.language}
+        return {"name": self.name, "rows": len(self.texts), "sha256": self.sha256, **said}
 
 
-def built_in(name: str, split: str | None = None) -> Corpus:
-    """A corpus of the wheel, whole or one of its splits.
+def built_in(name: str, part: str | None = None, column: str | None = None) -> Corpus:
+    """A corpus of the wheel, whole or one part of it: a split, or `harmful` or `harmless` of the
+    parallel one, whose columns are LANGUAGES.
 
-    Raises UnknownNameError, and RequestError for a split that the corpus does not have.
+    Raises UnknownNameError, and RequestError for a part that the corpus does not have.
     """
     if name not in BUILT_IN:
         raise unknown_name("corpus", name, BUILT_IN, _HINT)
-    if split is not None and split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    key, parts = _PARTS.get(name, ("split", SPLITS))
+    if part is not None and part not in parts:
+        raise unknown_name("split" if key == "split" else "part", part, parts)
+    chosen = column or BUILT_IN[name][0]
+    if chosen not in BUILT_IN[name]:
+        raise unknown_name("column", chosen, BUILT_IN[name], f"They are those of {name}.")
     every = read_rows(Path(__file__).parent / "data" / f"{name}.jsonl")
-    rows = tuple(r for r in every if split is None or r["split"] == split)
+    rows = tuple(r for r in every if part is None or r[key] == part)
     if not rows:
-        held = sorted({str(r["split"]) for r in every})
-        raise RequestError(f"corpus {name!r} has no split {split!r}; it has {', '.join(held)}")
-    label = name if split is None else f"{name}/{split}"
-    return Corpus(label, tuple(r[BUILT_IN[name]] for r in rows), rows)
+        held = sorted({str(r[key]) for r in every})
+        raise RequestError(f"corpus {name!r} has no split {part!r}; it has {', '.join(held)}")
+    label = name if part is None else f"{name}/{part}"
+    language = chosen if chosen in LANGUAGES else "en"
+    return Corpus(label, tuple(r[chosen] for r in rows), rows, language)
 
 
-def load(reference: str, *, offline: bool = False, progress: Progress | None = None) -> Corpus:
-    """A built-in corpus `NAME` or `NAME/SPLIT`, `hf:ID[:config][:split][:column]`, or
-    `FILE[:column]` (.jsonl, .json, .csv, .parquet, .txt).
+def load(
+    reference: str | Corpus,
+    *,
+    language: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Corpus:
+    """A built-in corpus `NAME[/PART][:COLUMN]`, `hf:ID[:config][:split][:column]`, or
+    `FILE[:column]` (.jsonl, .json, .csv, .parquet, .txt). A corpus is returned as it is.
 
-    With `offline`, or HF_HUB_OFFLINE set, the Hub is not asked. Raises UnknownNameError,
-    MissingFileError, FormatError (file, row and remedy), RequestError for no prompts or a dataset
-    that cannot be had, and UnavailableError for a missing package.
+    `language` is the column to read where a corpus has one for each language. With `offline`, or
+    HF_HUB_OFFLINE set, the Hub is not asked. Raises UnknownNameError, MissingFileError, FormatError
+    (file, row and remedy), RequestError for no prompts or a dataset that cannot be had, and
+    UnavailableError for a missing package.
     """
-    found = _built_in_or_none(reference)
+    if isinstance(reference, Corpus):
+        return reference
+    found = _built_in_or_none(reference, language)
     if found is not None:
         return found
     name, rows, column = _rows(reference, offline, progress)
+    if language is not None and column is not None:
+        raise RequestError(
+            f"{reference}: the column {column!r} is named and the language {language!r} asked for; "
+            "leave the column out"
+        )
+    column = language or column
     if not rows:
         raise RequestError(f"corpus {name} is empty: 0 rows; give at least one prompt")
     chosen = column or next((c for c in _COLUMNS if c in rows[0]), None)
@@ -101,7 +134,7 @@ def load(reference: str, *, offline: bool = False, progress: Progress | None = N
                 f"{name}, row {number}: column {chosen!r} is missing or blank; fill it"
             )
         texts.append(value)
-    return Corpus(name, tuple(texts), rows)
+    return Corpus(name, tuple(texts), rows, language)
 
 
 def load_pairs(
@@ -114,6 +147,8 @@ def load_pairs(
     """
     found = _built_in_or_none(reference)
     if found is not None:
+        if ":" in reference:
+            raise RequestError(f"{reference}: training pairs take no column; leave it out")
         if found.name.partition("/")[0] not in PAIRS:
             raise RequestError(
                 f"corpus {found.name!r} holds prompts alone; built-in pairs: {', '.join(PAIRS)}"
@@ -133,9 +168,23 @@ def load_pairs(
     return pairs
 
 
-def _built_in_or_none(reference: str) -> Corpus | None:
-    name, _, split = reference.partition("/")
-    return built_in(name, split or None) if name in BUILT_IN else None
+def check_same_language(first: Corpus, second: Corpus) -> None:
+    """Raises RequestError when two corpora to be compared are known to differ in language."""
+    if first.language and second.language and first.language != second.language:
+        raise RequestError(
+            f"the corpus {first.name} is in {first.language!r} and {second.name} in "
+            f"{second.language!r}: their difference would be the language. Give --against "
+            f"prompts in {first.language!r}"
+            + (f": multilingual/harmless:{first.language}" if first.language in LANGUAGES else "")
+        )
+
+
+def _built_in_or_none(reference: str, language: str | None = None) -> Corpus | None:
+    place, _, column = reference.partition(":")
+    name, _, part = place.partition("/")
+    if name not in BUILT_IN:
+        return None
+    return built_in(name, part or None, language or column or None)
 
 
 def _rows(

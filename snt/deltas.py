@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from snt.anatomy import Axis
 from snt.backend import LoadedModel
-from snt.errors import RunFailure
+from snt.errors import RequestError, RunFailure
 from snt.masks import NeuronMask
 
 
@@ -40,8 +40,18 @@ def masked_slices(mask: NeuronMask) -> dict[SliceKey, Tensor]:
     for (layer, kind), neurons in mask.neurons.items():
         for part in mask.anatomy.slices(kind):
             key = SliceKey(layer, part.module, part.axis)
-            found.setdefault(key, []).append(neurons + part.offset)
+            found.setdefault(key, []).append(part.places(neurons))
     return {key: torch.unique(torch.cat(found[key])).to(torch.int32) for key in sorted(found)}
+
+
+def check_tunable(mask: NeuronMask) -> None:
+    """Raises RequestError for neurons in experts: their weights are no module that deltas join."""
+    experts = sum(len(at) for (_, kind), at in mask.neurons.items() if kind == "ffn")
+    if experts and mask.anatomy.family.experts is not None:
+        raise RequestError(
+            f"the mask holds {experts} ffn neurons in the experts of a {mask.anatomy.model_type} "
+            "model, and those cannot be tuned; detect again with --kinds q,k,v"
+        )
 
 
 def digest_of(slices: Mapping[SliceKey, tuple[Tensor, Tensor]]) -> str:

@@ -6,27 +6,30 @@ Zhao et al., How do Large Language Models Handle Multilingualism? (arXiv 2402.18
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snt import __version__, corpora
+from snt import corpora
 from snt.anatomy import KINDS
 from snt.atomic import check_writable
 from snt.corpora import Corpus
-from snt.errors import unknown_name
+from snt.corpus_scoring import HALVES, ScoredSide, Shard, score_sides
+from snt.errors import RequestError, unknown_name
 from snt.importance.by_name import IMPORTANCES
+from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, OpenModel, open_model
 from snt.progress import Progress, Silence
-from snt.scores_files import ScoresFile, save_scores, scores_path
-from snt.scoring import Detected, detect_scores, group_by_length
-from snt.selection_rules import SOURCES, Selection, select
-
-DEFAULT_SELECT = "budget=1%"
+from snt.scores_files import save_scores
+from snt.unfinished import check_resumable, unfinished_directory
+from snt.verification import Verification, verification_path
+from snt.verification_arms import VerifySettings
+from snt.verified_detection import verify_detection
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,11 @@ class Detection:
     path: Path
     scores: tuple[Path, ...]
     prompts: int
+    prompts_dropped: int
     seconds: float
     forward_seconds: float
     peak_bytes: int
+    verification: Verification | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The report of `snt detect --json`."""
@@ -49,6 +54,7 @@ class Detection:
             {kind: len(mask.neurons.get((layer, kind), ())) for kind in KINDS} for layer in layers
         ]
         model = mask.provenance["model"]
+        verified = {"verify": self.verification.as_json()} if self.verification else {}
         return {
             "mask": str(self.path),
             "scores": [str(path) for path in self.scores],
@@ -69,6 +75,34 @@ class Detection:
             },
             "base_rates": mask.anatomy.base_rates(),
             "prompts": self.prompts,
+            "prompts_dropped": self.prompts_dropped,
+            "seconds": self.seconds,
+            "forward_seconds": self.forward_seconds,
+            "peak_bytes": self.peak_bytes,
+            **verified,
+        }
+
+
+@dataclass(frozen=True)
+class ShardDetection:
+    """Scores of a shard of each corpus. A mask is cut when all shards are there."""
+
+    shard: Shard
+    scores: tuple[Path, ...]
+    prompts: int
+    prompts_dropped: int
+    seconds: float
+    forward_seconds: float
+    peak_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The report of `snt detect --shard --json`."""
+        return {
+            "mask": None,
+            "shard": {"number": self.shard.number, "of": self.shard.of},
+            "scores": [str(path) for path in self.scores],
+            "prompts": self.prompts,
+            "prompts_dropped": self.prompts_dropped,
             "seconds": self.seconds,
             "forward_seconds": self.forward_seconds,
             "peak_bytes": self.peak_bytes,
@@ -78,110 +112,158 @@ class Detection:
 def detect(
     model: str | None = None,
     *,
-    corpus: str = "harmful/detect",
-    against: str | None = "harmless/detect",
+    corpus: str | Corpus = "harmful/detect",
+    against: str | Corpus | None = "harmless/detect",
     importance: str = "exact",
     select_by: str = DEFAULT_SELECT,
     consistency: float = 1.0,
     combine: str | None = None,
     kinds: Sequence[str] = KINDS,
+    select_against: str | None = None,
+    at_most: str | None = None,
     output: Path = Path("mask.safetensors"),
+    resume: bool = False,
+    backend: str | None = None,
+    dtype: str = "auto",
+    system: str | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    opened: OpenModel | None = None,
+    verify: VerifySettings | None = None,
+    progress: Progress | None = None,
+) -> Detection:
+    """Find neurons that are important on `corpus` and, by default, less so on `against`.
+
+    Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
+    contrast; left out it is contrast with a second corpus and none without. `select_against` is
+    the threshold of what is subtracted, `at_most` limits kinds and layers (`ffn=0.5%,layer=200`).
+    A model that is `opened` already is used as it is. `verify` removes the neurons in memory,
+    beside controls, and cuts masks from halves of the corpora; its answer may be no, which
+    `Detection.verification` tells: nothing is raised for it. A detection that was stopped leaves
+    `<output>.unfinished`, and goes on from it with `resume` to the same bytes. Raises RequestError
+    and its children for what cannot be served, RunFailure when importances of more than 1% of the
+    prompts are not finite.
+    """
+    started = time.perf_counter()
+    progress = progress or Silence()
+    cut = Cut.parse(
+        against is not None,
+        select_by=select_by,
+        select_against=select_against,
+        combine=combine,
+        consistency=consistency,
+        kinds=kinds,
+        at_most=at_most,
+    )
+    choice = ModelChoice(model, backend, dtype, system, offline)
+    made = {"importance": importance, "seed": seed}
+    texts = _corpora(made, corpus, against, output, resume, offline, progress)
+    if verify is not None:
+        check_writable(verification_path(output))
+        verify.check_held_out(list(texts.values()), offline)
+    opened = opened or open_model(choice, exact=True, progress=progress)
+    shards = (None,) if verify is None else HALVES
+    found = score_sides(
+        opened, texts, cut.kinds, made, output, progress, resume=resume, shards=shards
+    )
+    whole = [side.whole for side in found]
+    for side, named in zip(found, whole, strict=True):
+        save_scores(named.file, side.path)
+    try:
+        mask = cut_mask(cut, *whole)
+    except RequestError:
+        progress.say(f"the scores are in {found[0].path}; `snt mask from-scores` needs no model")
+        shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+        raise
+    save_mask(mask, output)
+    shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+    result = Detection(mask, output, *_totals(found, started))
+    if verify is None:
+        return result
+    verification = verify_detection(
+        opened, choice, mask, cut, found, made, output, verify, seed, progress
+    )
+    return replace(result, verification=verification)
+
+
+def detect_shard(
+    model: str | None = None,
+    *,
+    shard: str,
+    corpus: str = "harmful/detect",
+    against: str | None = "harmless/detect",
+    importance: str = "exact",
+    kinds: Sequence[str] = KINDS,
+    output: Path = Path("mask.safetensors"),
+    resume: bool = False,
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
     seed: int = 0,
     offline: bool = False,
     progress: Progress | None = None,
-) -> Detection:
-    """Find neurons that are important on `corpus` and, by default, less so on `against`.
+) -> ShardDetection:
+    """Score part `shard` ("2/3") of each corpus; `snt mask from-scores` merges the parts exactly.
 
-    Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
-    contrast; left out it is contrast with a second corpus and none without. Raises RequestError
-    and its children for what cannot be served, RunFailure for an importance that is not finite.
+    Writes the scores files that `detect` would write beside `output`, of the shard alone, and no
+    mask. Raises as `detect` does, and RequestError for more shards than batches.
     """
     started = time.perf_counter()
+    cut = Cut.parse(against is not None, kinds=kinds)
+    part = Shard.parse(shard)
+    choice = ModelChoice(model, backend, dtype, system, offline)
+    made = {"importance": importance, "seed": seed}
     progress = progress or Silence()
-    if importance not in IMPORTANCES:
-        raise unknown_name("importance", importance, IMPORTANCES)
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown_name("kind", kind, KINDS)
+    texts = _corpora(made, corpus, against, output, resume, offline, progress)
+    opened = open_model(choice, exact=True, progress=progress)
+    found = score_sides(
+        opened, texts, cut.kinds, made, output, progress, resume=resume, shards=[part]
+    )
+    for side in found:
+        save_scores(side.parts[0].file, side.path)
+    shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+    return ShardDetection(part, *_totals(found, started))
+
+
+def _corpora(
+    made: dict[str, Any],
+    corpus: str | Corpus,
+    against: str | Corpus | None,
+    output: Path,
+    resume: bool,
+    offline: bool,
+    progress: Progress,
+) -> dict[str, Corpus]:
+    """The corpora by role, and everything checked that can be before a model is loaded."""
+    if made["importance"] not in IMPORTANCES:
+        raise unknown_name("importance", made["importance"], IMPORTANCES)
     check_writable(output)
-    combine = combine or ("contrast" if against else "none")
-    rule = Selection.parse(select_by)
-    roles = [("corpus", corpora.load(corpus, offline=offline, progress=progress))]
-    if against is not None:
-        roles.append(("against", corpora.load(against, offline=offline, progress=progress)))
-    opened = open_model(
-        ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
-    )
-    provenance = {
-        **opened.describe(),
-        "importance": importance,
-        "seed": seed,
-        "snt": __version__,
+    if resume:
+        check_resumable(unfinished_directory(output))
+    texts = {
+        role: corpora.load(reference, offline=offline, progress=progress)
+        for role, reference in (("corpus", corpus), ("against", against))
+        if reference is not None
     }
-    found = [_score(opened, role, texts, kinds, importance, progress) for role, texts in roles]
-    scores = [detected.scores for detected in found]
-    chosen, ranked = select(
-        opened.model.anatomy,
-        scores[0],
-        scores[1] if len(scores) > 1 else None,
-        rule,
-        combine,
-        consistency,
-        opened.model.parameters,
-    )
-    described = {role: texts.describe() for role, texts in roles}
-    mask = NeuronMask(
-        opened.model.anatomy,
-        chosen,
-        ranked,
-        {
-            **provenance,
-            "selection": {"rule": rule.text, "source": SOURCES[rule.name]},
-            "consistency": consistency,
-            "combine": combine,
-            "kinds": [kind for kind in KINDS if kind in kinds],
-            "corpora": described,
-            "prompts_dropped": 0,
-        },
-    )
-    paths = []
-    for (role, _), one in zip(roles, scores, strict=True):
-        paths.append(scores_path(output, against=role == "against"))
-        file = ScoresFile(
-            opened.model.anatomy, one, {**provenance, "corpora": {role: described[role]}}
-        )
-        save_scores(file, paths[-1])
-    save_mask(mask, output)
-    return Detection(
-        mask,
-        output,
-        tuple(paths),
-        sum(len(texts.texts) for _, texts in roles),
+    if "against" in texts:
+        if texts["corpus"].sha256 == texts["against"].sha256:
+            raise RequestError(
+                f"the corpus {texts['corpus'].name!r} is on both sides; give another --against"
+            )
+        corpora.check_same_language(texts["corpus"], texts["against"])
+    return texts
+
+
+def _totals(
+    found: Sequence[ScoredSide], started: float
+) -> tuple[tuple[Path, ...], int, int, float, float, int]:
+    """Paths, prompts, dropped prompts, seconds, forward seconds, peak memory in bytes."""
+    parts = [part for side in found for part in side.parts]
+    return (
+        tuple(side.path for side in found),
+        sum(part.prompts for part in parts),
+        sum(part.file.provenance["prompts_dropped"] for part in parts),
         time.perf_counter() - started,
-        sum(detected.forward_seconds for detected in found),
+        sum(part.forward_seconds for part in parts),
         peak_bytes(),
     )
-
-
-def _score(
-    opened: OpenModel,
-    role: str,
-    texts: Corpus,
-    kinds: Sequence[str],
-    importance: str,
-    progress: Progress,
-) -> Detected:
-    prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
-    batches = group_by_length(prompts, opened.chat.pad_id)
-    layers = opened.model.anatomy.layers
-    with progress.task(f"importance, {texts.name}", len(prompts), "prompts") as advance:
-        return detect_scores(
-            opened.model,
-            batches,
-            kinds,
-            lambda prompts_seen: advance(prompts_seen / layers),
-            importance,
-        )

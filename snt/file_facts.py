@@ -1,19 +1,21 @@
-"""Facts about masks, scores files and patches, counted against base rates and chance."""
+"""Facts about masks, scores files and patches, counted against base rates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from snt.anatomy import KINDS, Anatomy
-from snt.errors import FormatError, MismatchError
+from snt.errors import FormatError
 from snt.masks import NeuronMask
 from snt.scores import Scores
 from snt.scores_files import ScoresFile
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 TOP = 5
+_TAG = re.compile(r"[\w-]{1,35}")  # BCP 47: no language tag is longer.
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class MaskFacts:
     provenance: Mapping[str, Any]
 
     @property
+    def language(self) -> str | None:
+        """The language of the prompts that the mask was found on, where the file says it."""
+        corpora = self.provenance.get("corpora")
+        corpus = corpora.get("corpus") if isinstance(corpora, dict) else None
+        language = corpus.get("language") if isinstance(corpus, dict) else None
+        return language if isinstance(language, str) and _TAG.fullmatch(language) else None
+
+    @property
     def parameter_share(self) -> float | None:
         """Masked parameters over all parameters of the model, where that is known."""
         return self.parameters / self.model_parameters if self.model_parameters else None
@@ -72,6 +82,7 @@ class MaskFacts:
         return {
             "name": self.name,
             "format": "snt-mask",
+            "language": self.language,
             "anatomy": self.anatomy.shape(),
             "neurons": self.neurons,
             "parameters": self.parameters,
@@ -161,35 +172,6 @@ class PatchFacts:
         }
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Two masks: neurons in both, in either, and how many in both chance would give.
-
-    Chance is two masks drawn at random with these counts in every layer and kind (the mean of the
-    hypergeometric distribution, summed).
-    """
-
-    first: str
-    second: str
-    intersection: int
-    union: int
-    expected: float
-
-    @property
-    def iou(self) -> float:
-        """Intersection over union; 1.0 for two empty masks."""
-        return self.intersection / self.union if self.union else 1.0
-
-    @property
-    def ratio(self) -> float | None:
-        """Intersection over what chance gives; None where chance gives nothing."""
-        return self.intersection / self.expected if self.expected else None
-
-    def as_json(self) -> dict[str, Any]:
-        """All figures."""
-        return {**asdict(self), "iou": self.iou, "ratio": self.ratio}
-
-
 def mask_facts(name: str, mask: NeuronMask) -> MaskFacts:
     """The facts of a mask, under `name`. Raises FormatError when its metadata contradict it."""
     anatomy = mask.anatomy
@@ -197,50 +179,45 @@ def mask_facts(name: str, mask: NeuronMask) -> MaskFacts:
         kind: tuple(len(mask.neurons.get((layer, kind), ())) for layer in range(anatomy.layers))
         for kind in KINDS
     }
-    per_layer = sum(anatomy.size(kind) for kind in KINDS)
-    everywhere = per_layer * anatomy.layers
-
-    def share(count: int, total: int, span: tuple[int, int] | None = None) -> Share:
-        return Share(
-            count, total, total / everywhere, count / len(mask) if len(mask) else None, span
-        )
-
-    thirds = {}
-    edges = [round(anatomy.layers * third / 3) for third in range(4)]
-    for number, name_of_third in enumerate(("early", "middle", "late")):
-        start, stop = edges[number], edges[number + 1]
-        if start < stop:
-            count = sum(sum(layers[kind][start:stop]) for kind in KINDS)
-            thirds[name_of_third] = share(count, per_layer * (stop - start), (start, stop - 1))
     return MaskFacts(
         name,
         anatomy,
         len(mask),
         mask.parameters,
         _model_parameters(name, mask),
-        {k: share(sum(layers[k]), anatomy.size(k) * anatomy.layers) for k in KINDS},
-        thirds,
+        *by_kind_and_third(anatomy, layers),
         layers,
         mask.provenance,
     )
 
 
-def overlap_of(first: str, mine: NeuronMask, second: str, theirs: NeuronMask) -> Overlap:
-    """How two masks overlap. Raises MismatchError when they are for different models."""
-    if mine.anatomy != theirs.anatomy:
-        one, other = mine.anatomy.shape(), theirs.anatomy.shape()
-        differing = ", ".join(f"{k} {one[k]} and {other[k]}" for k in one if one[k] != other[k])
-        raise MismatchError(
-            f"{first} and {second} are for different models ({differing}) and cannot be compared; "
-            "inspect them one at a time"
-        )
-    expected = sum(
-        len(indices) * len(theirs.neurons[place]) / mine.anatomy.size(place[1])
-        for place, indices in mine.neurons.items()
-        if place in theirs.neurons
-    )
-    both = len(mine.intersect(theirs))
-    return Overlap(first, second, both, len(mine) + len(theirs) - both, expected)
+def by_kind_and_third(
+    anatomy: Anatomy, layers: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Share], dict[str, Share]]:
+    """Shares by kind and by third of the layers, from one count per kind and layer."""
+    per_layer = sum(anatomy.size(kind) for kind in KINDS)
+    everywhere = per_layer * anatomy.layers
+    masked = sum(map(sum, layers.values()))
+
+    def share(count: int, total: int, span: tuple[int, int] | None = None) -> Share:
+        return Share(count, total, total / everywhere, count / masked if masked else None, span)
+
+    kinds = {k: share(sum(layers[k]), anatomy.size(k) * anatomy.layers) for k in KINDS}
+    thirds = {}
+    for name, (start, stop) in thirds_of(anatomy.layers).items():
+        count = sum(sum(layers[kind][start:stop]) for kind in KINDS)
+        thirds[name] = share(count, per_layer * (stop - start), (start, stop - 1))
+    return kinds, thirds
+
+
+def thirds_of(layers: int) -> dict[str, tuple[int, int]]:
+    """The first layer and the one past the last of the early, middle and late third.
+
+    A third without a layer is left out.
+    """
+    edges = [round(layers * third / 3) for third in range(4)]
+    spans = zip(("early", "middle", "late"), edges[:-1], edges[1:], strict=True)
+    return {name: (start, stop) for name, start, stop in spans if start < stop}
 
 
 def scores_facts(name: str, file: ScoresFile) -> ScoresFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ class Fingerprint:
 def fingerprint_of(directory: Path, anatomy: Anatomy) -> Fingerprint:
     """Fingerprint of a model directory, its weights in one file or in shards.
 
-    Reads evenly spaced rows of every projection of every layer. They are rounded to bfloat16, so
-    that a float32 copy of a bfloat16 checkpoint has the same fingerprint. Raises FormatError when
-    a weight is missing.
+    Reads evenly spaced rows of every projection of every layer, of experts those of a few. They are
+    rounded to bfloat16, so that a float32 copy of a bfloat16 checkpoint has the same fingerprint.
+    Raises FormatError when a weight is missing.
     """
     import torch
     from safetensors import safe_open
@@ -36,7 +36,8 @@ def fingerprint_of(directory: Path, anatomy: Anatomy) -> Fingerprint:
     files = weight_files(directory)
     digest = hashlib.sha256()
     opened: dict[Path, Any] = {}
-    for name in _projections(anatomy):
+
+    def view(name: str) -> Any:
         path = files.get(name)
         if path is None:
             raise FormatError(
@@ -45,13 +46,45 @@ def fingerprint_of(directory: Path, anatomy: Anatomy) -> Fingerprint:
             )
         if path not in opened:
             opened[path] = safe_open(path, framework="pt")
-        view = opened[path].get_slice(name)
-        rows = view.get_shape()[0]
-        for number in range(_ROWS):
-            at = number * rows // _ROWS
-            row = view[at : at + 1].to(torch.bfloat16).contiguous()
-            digest.update(row.view(torch.uint8).numpy().tobytes())
+        return opened[path].get_slice(name)
+
+    def add(rows: Any) -> None:
+        digest.update(rows.to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+
+    for name in _projections(anatomy):
+        found = view(name)
+        for at in _spread(found.get_shape()[0]):
+            add(found[at : at + 1])
+    for layer in range(anatomy.layers if anatomy.family.experts else 0):
+        for expert in _spread(anatomy.experts):
+            for rows in _expert_rows(anatomy, layer, expert, files, view):
+                add(rows)
     return Fingerprint(anatomy.shape(), digest.hexdigest())
+
+
+def _spread(size: int) -> list[int]:
+    """`_ROWS` evenly spaced indices below `size`."""
+    return [number * size // _ROWS for number in range(_ROWS)]
+
+
+def _expert_rows(
+    anatomy: Anatomy, layer: int, expert: int, files: Mapping[str, Path], view: Callable[[str], Any]
+) -> Iterator[Any]:
+    """(1, d_in) rows of one expert's gate, up and down: the same however a checkpoint lays it out.
+
+    Published checkpoints hold every expert's projections by themselves, others all as one tensor.
+    """
+    family = anatomy.family
+    parts = ((family.up, 0, anatomy.d_ff), (family.up, anatomy.d_ff, anatomy.d_ff))
+    whole = (*parts, (family.down, 0, anatomy.d_model))
+    for single, (module, offset, size) in zip(family.expert_files, whole, strict=True):
+        name = f"{family.layers}.{layer}.{single.format(expert)}"
+        fused = f"{family.layers}.{layer}.{module}"
+        for at in _spread(size):
+            if fused in files:
+                yield view(fused)[expert, offset + at : offset + at + 1]
+            else:
+                yield view(name)[at : at + 1]
 
 
 def weight_files(directory: Path) -> dict[str, Path]:
@@ -83,7 +116,8 @@ def _beside(index: Path, file: str) -> Path:
 def _projections(anatomy: Anatomy) -> list[str]:
     family = anatomy.family
     attention = (family.query, family.key, family.value, family.output)
-    modules = (*attention, family.gate, family.up, family.down)
+    dense = (family.gate or family.up, family.up, family.down) if family.experts is None else ()
+    modules = tuple(dict.fromkeys((*attention, *dense)))
     return [
         weight_name(anatomy, layer, module) for layer in range(anatomy.layers) for module in modules
     ]

@@ -6,22 +6,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from snt.anatomy import Anatomy
 from snt.errors import FormatError, MissingFileError, RequestError
-from snt.file_facts import (
-    MaskFacts,
-    Overlap,
-    PatchFacts,
-    ScoresFacts,
-    mask_facts,
-    overlap_of,
-    scores_facts,
-)
+from snt.file_facts import MaskFacts, PatchFacts, ScoresFacts, mask_facts, scores_facts
 from snt.masks import NeuronMask, load_mask
+from snt.overlap import Comparison, Overlap, compare
 from snt.scores_files import load_scores
 from snt.tensor_files import read_metadata
 
@@ -31,16 +23,25 @@ _REPORT_LIMIT = 8 << 20
 
 @dataclass(frozen=True)
 class Inspection:
-    """All files in the order given, and the overlap of every two masks among them."""
+    """All files in the order given, and how the masks among them overlap.
+
+    In the comparison masks go by their languages where all say one and no two the same, else by
+    the names of their files.
+    """
 
     files: tuple[MaskFacts | ScoresFacts | PatchFacts, ...]
-    overlaps: tuple[Overlap, ...]
+    comparison: Comparison
+
+    @property
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """The overlap of every two masks."""
+        return self.comparison.overlaps
 
     def as_json(self) -> dict[str, Any]:
         """The report of `snt inspect --json`."""
         return {
             "files": [file.as_json() for file in self.files],
-            "overlaps": [overlap.as_json() for overlap in self.overlaps],
+            **self.comparison.as_json(),
         }
 
 
@@ -52,15 +53,19 @@ def inspect_files(paths: Sequence[str | Path]) -> Inspection:
     """
     if not paths:
         raise RequestError("no file to inspect; give masks, scores files or patch directories")
-    found, masks = [], {}
+    found: list[MaskFacts | ScoresFacts | PatchFacts] = []
+    held: list[tuple[MaskFacts, NeuronMask]] = []
     for name, path in zip(_names([Path(p) for p in paths]), map(Path, paths), strict=True):
         facts, mask = _read(name, path)
         found.append(facts)
-        if mask is not None:
-            masks[name] = mask
-    pairs = combinations(masks.items(), 2)
-    overlaps = tuple(overlap_of(*first, *second) for first, second in pairs)
-    return Inspection(tuple(found), overlaps)
+        masked = facts.mask if isinstance(facts, PatchFacts) else facts
+        if mask is not None and isinstance(masked, MaskFacts):
+            held.append((masked, mask))
+    languages = [facts.language or "" for facts, _ in held]
+    by_language = all(languages) and len(set(languages)) == len(held)
+    labels = languages if by_language else [facts.name for facts, _ in held]
+    masks = dict(zip(labels, (mask for _, mask in held), strict=True))
+    return Inspection(tuple(found), compare(masks))
 
 
 def _read(name: str, path: Path) -> tuple[MaskFacts | ScoresFacts | PatchFacts, NeuronMask | None]:
@@ -137,10 +142,8 @@ def _report(path: Path) -> Mapping[str, Any]:
 
 
 def _check_anatomy(path: Path, anatomy: Anatomy) -> None:
-    sizes = {k: v for k, v in anatomy.shape().items() if k not in ("model_type", "attention_bias")}
-    for key, value in sizes.items():
-        if type(value) is not int or value < 1 or (key == "layers" and value > _MOST_LAYERS):
-            raise FormatError(f"{path}: its metadata describes no model: {key} {value!r:.80}")
+    if anatomy.layers > _MOST_LAYERS:
+        raise FormatError(f"{path}: its metadata describes no model: layers {anatomy.layers}")
 
 
 def _names(paths: Sequence[Path]) -> Iterable[str]:

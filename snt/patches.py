@@ -18,7 +18,7 @@ from snt.fingerprint import Fingerprint
 from snt.tensor_files import read_tensors, write_tensors
 
 FORMAT = "snt-patch"
-_NAME = re.compile(r"layers\.(0|[1-9]\d{0,5})\.([a-z_.]+)\.(rows|cols|delta)")
+_NAME = re.compile(r"layers\.(0|[1-9]\d{0,5})\.([a-z0-9_.]+)\.(rows|cols|delta)")
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,8 @@ def _paired(tensors: Mapping[str, Tensor]) -> dict[SliceKey, tuple[Tensor, Tenso
 
 
 def module_shape(anatomy: Anatomy, module: str) -> tuple[int, int] | None:
-    """(d_out, d_in) of a module's weight; None for a module that holds no neurons."""
-    family, wide = anatomy.family, anatomy.size("ffn")
-    return {
-        family.query: (anatomy.size("q"), anatomy.d_model),
-        family.key: (anatomy.size("k"), anatomy.d_model),
-        family.value: (anatomy.size("v"), anatomy.d_model),
-        family.gate: (wide, anatomy.d_model),
-        family.up: (wide, anatomy.d_model),
-        family.down: (anatomy.d_model, wide),
-    }.get(module)
+    """(d_out, d_in) of a module's weight; None for a module that takes no deltas."""
+    return None if anatomy.in_experts(module) else anatomy.weight_shapes().get(module)
 
 
 def _check(anatomy: Anatomy, key: SliceKey, indices: Tensor, delta: Tensor) -> None:

@@ -6,96 +6,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from snt.errors import FormatError, MissingFileError, RequestError, unknown_name
 from snt.memory import peak_bytes, release
 from snt.progress import Progress, Silence
-
-STEPS = ("detect", "tune", "eval", "inspect")
-
-
-class _Step(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DetectStep(_Step):
-    """`snt detect`."""
-
-    corpus: str = "harmful/detect"
-    against: str | None = "harmless/detect"
-    select: str = "budget=1%"
-    combine: Literal["none", "subtract", "contrast"] | None = None
-    consistency: float = Field(default=1.0, gt=0, le=1)
-    kinds: tuple[str, ...] = ("q", "k", "v", "ffn")
-
-
-class TuneStep(_Step):
-    """`snt tune` with the mask of the detect step, or with `mask`."""
-
-    mask: str | None = None
-    data: str = "refusals/tune"
-    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
-    lr: float | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    batch: int | None = Field(default=None, ge=1)
-    retain_batch: int | None = Field(default=None, ge=1)
-    retain_weight: float | None = Field(default=None, ge=0)
-
-
-class EvalStep(_Step):
-    """`snt eval` of the patch of the tune step beside its base model."""
-
-    suites: tuple[str, ...] = ("safety", "over-refusal", "capability")
-    judge: str = "refusal"
-    new_tokens: int = Field(default=48, ge=1)
-    limit: int | None = Field(default=None, ge=1)
-    corpora: dict[str, str] = Field(default_factory=dict)
-
-
-class InspectStep(_Step):
-    """`snt inspect` of the mask."""
-
-
-class Recipe(BaseModel):
-    """A whole recipe: the steps that are named run, in this order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    about: str = ""
-    model: str | None = None
-    backend: str | None = None
-    dtype: str = "auto"
-    system: str | None = None
-    seed: int = 0
-    detect: DetectStep | None = None
-    tune: TuneStep | None = None
-    eval: EvalStep | None = None
-    inspect: InspectStep | None = None
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """The names of the steps that run."""
-        return tuple(name for name in STEPS if getattr(self, name) is not None)
-
-    def directory(self, output: Path | None) -> Path:
-        """Where the run's files go."""
-        return output or Path("runs") / self.name
-
-    def plan(self, output: Path | None = None) -> dict[str, Any]:
-        """What would run, for `--dry-run`."""
-        document = self.model_dump(mode="json")
-        return {
-            "recipe": self.name,
-            "about": self.about,
-            "model": self.model or "(the default)",
-            "directory": str(self.directory(output)),
-            "steps": [{"step": name, **document[name]} for name in self.steps],
-        }
+from snt.recipe_schema import (
+    STEPS,
+    DetectStep,
+    EvalStep,
+    PlaceStep,
+    Recipe,
+    TuneStep,
+)
 
 
 @dataclass(frozen=True)
@@ -234,21 +160,47 @@ class _Run:
             seed=self.recipe.seed,
         )
 
+    def place(self) -> Any:
+        from snt.evaluation.measurement import Settings
+        from snt.place import RULES, PlaceSettings, does_place_matter
+        from snt.scores_files import scores_path
+
+        step = self.recipe.place or PlaceStep()
+        settings = PlaceSettings(
+            budgets=step.budgets,
+            rules=step.rules or RULES,
+            draws=step.draws,
+            scales=step.scales,
+            data=step.data,
+            retain=step.retain,
+            schedule=self._schedule(step),
+            evaluate=Settings(
+                judge=step.judge,
+                new_tokens=step.new_tokens,
+                limit=step.limit,
+                corpora=step.corpora,
+            ),
+        )
+        return does_place_matter(
+            self.recipe.model,
+            scores=scores_path(self.mask),
+            against=scores_path(self.mask, against=True),
+            settings=settings,
+            output=self.directory / "place",
+            **self._common(),
+        )
+
     def tune(self) -> Any:
-        from snt.training import Schedule
         from snt.tuning import tune
 
         step = self.recipe.tune or TuneStep()
-        named = {"learning_rate": step.lr, "epochs": step.epochs, "batch": step.batch}
-        named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
-        given: Any = {key: value for key, value in named.items() if value is not None}
         return tune(
             self.recipe.model,
             mask=self.mask,
             data=step.data,
             retain=step.retain,
             output=self.patch,
-            schedule=Schedule(seed=self.recipe.seed, **given),
+            schedule=self._schedule(step),
             # Measured in the same run, on the prompts of the eval step, which takes the replies up.
             evaluate=self._settings() if self.recipe.eval else None,
             command=f"snt run {self.recipe.name}",
@@ -285,6 +237,14 @@ class _Run:
             limit=step.limit,
             corpora=step.corpora,
         )
+
+    def _schedule(self, step: TuneStep | PlaceStep) -> Any:
+        from snt.training import Schedule
+
+        named = {"learning_rate": step.lr, "epochs": step.epochs, "batch": step.batch}
+        named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
+        given: Any = {key: value for key, value in named.items() if value is not None}
+        return Schedule(seed=self.recipe.seed, **given)
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -331,5 +291,7 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise FormatError(f"{path} names no step; steps: {', '.join(STEPS)}")
     if recipe.tune and not recipe.detect and not recipe.tune.mask:
         raise FormatError(f"{path}: tune needs a detect step, or tune.mask")
+    if recipe.place and not (recipe.detect and recipe.detect.against):
+        raise FormatError(f"{path}: place needs a detect step with a second corpus")
     if recipe.eval and not recipe.tune:
         raise FormatError(f"{path}: eval measures the patch of a tune step; there is none")

@@ -23,11 +23,22 @@ _DTYPES = {"min": torch.float32, "worst_rank": torch.int32, "hist": torch.int32}
 
 @dataclass(frozen=True)
 class ScoresFile:
-    """Scores of one corpus on one model; `provenance` is the rest of the metadata."""
+    """Scores of prompts on one model; `provenance` is the rest of the metadata."""
 
     anatomy: Anatomy
     scores: Scores
     provenance: Mapping[str, Any]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that were scored."""
+        found = {kind for _, kind in self.scores.places}
+        return tuple(kind for kind in KINDS if kind in found)
+
+    @property
+    def prompts(self) -> int:
+        """Prompts counted, dropped ones left out."""
+        return max((held.prompts for held in self.scores.places.values()), default=0)
 
 
 def scores_path(mask_path: Path, against: bool = False) -> Path:
@@ -70,6 +81,11 @@ def load_scores(path: Path) -> ScoresFile:
     places = {place: _scores(path, place, parts, sizes) for place, parts in found.items()}
     if any(layer >= anatomy.layers for layer, _ in places):
         raise FormatError(f"{path}: a layer beyond the model's {anatomy.layers}")
+    kinds = {kind for _, kind in places}
+    if len(places) != anatomy.layers * len(kinds):
+        raise FormatError(f"{path}: a kind must have scores in all {anatomy.layers} layers")
+    if len({scores.prompts for scores in places.values()}) > 1:
+        raise FormatError(f"{path}: its layers and kinds do not count the same prompts")
     derived = ("format", "version", "anatomy", "bins")
     provenance = {key: value for key, value in metadata.items() if key not in derived}
     return ScoresFile(anatomy, Scores(places), provenance)

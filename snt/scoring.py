@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
@@ -14,26 +16,75 @@ from snt.errors import RequestError, RunFailure
 from snt.importance.by_name import Importances
 from snt.scores import NeuronScores, Place, Scores
 
+# A batch is as large as this allows: prompts, and tokens with their padding.
+BATCH_PROMPTS = 8
+BATCH_TOKENS = 4096
 
-def group_by_length(prompts: Sequence[Sequence[int]], pad_id: int, size: int = 8) -> list[Batch]:
-    """Right-padded batches of prompts of similar length, shortest first. Raises RequestError."""
+
+def length_groups(
+    prompts: Sequence[Sequence[int]], size: int = BATCH_PROMPTS, tokens: int = BATCH_TOKENS
+) -> list[list[int]]:
+    """Which prompts (by index) go together: of similar length, shortest first.
+
+    At most `size` prompts and `tokens` tokens, padding included, in a group; a longer prompt goes
+    alone. Raises RequestError for no prompts and for one without tokens.
+    """
     if not prompts:
         raise RequestError("there are no prompts to detect on; give a corpus with at least one")
-    empty = next((i for i, tokens in enumerate(prompts) if not tokens), None)
+    empty = next((i for i, ids in enumerate(prompts) if not ids), None)
     if empty is not None:
         raise RequestError(f"prompt {empty + 1} has no tokens; remove it from the corpus")
-    ordered = sorted(prompts, key=len)
-    batches = []
-    for start in range(0, len(ordered), size):
-        members = ordered[start : start + size]
-        longest = len(members[-1])
-        ids = torch.full((len(members), longest), pad_id)
-        real = torch.zeros(len(members), longest, dtype=torch.bool)
-        for row, tokens in enumerate(members):
-            ids[row, : len(tokens)] = torch.tensor(list(tokens))
-            real[row, : len(tokens)] = True
-        batches.append(Batch(ids, real))
-    return batches
+    groups: list[list[int]] = []
+    for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        full = not groups or len(groups[-1]) >= size
+        if full or (len(groups[-1]) + 1) * len(prompts[index]) > tokens:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def group_by_length(
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    size: int = BATCH_PROMPTS,
+    tokens: int = BATCH_TOKENS,
+) -> list[Batch]:
+    """The right-padded batches of `length_groups`. Raises RequestError as it does."""
+    groups = length_groups(prompts, size, tokens)
+    return [padded([prompts[index] for index in group], pad_id) for group in groups]
+
+
+def padded(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    """One right-padded batch."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad_id)
+    real = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, tokens in enumerate(prompts):
+        ids[row, : len(tokens)] = torch.tensor(list(tokens))
+        real[row, : len(tokens)] = True
+    return Batch(ids, real)
+
+
+class TooManyDropped(RunFailure):
+    """More than one prompt in a hundred has importances that are not finite."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The scores of the first `batches` batches; `dropped` rows, as (batch, row in it)."""
+
+    scores: Scores = Scores({})
+    batches: int = 0
+    dropped: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Scores, the seconds that the model's own forward passes took, and dropped (batch, row)s."""
+
+    scores: Scores
+    forward_seconds: float
+    dropped: tuple[tuple[int, int], ...] = ()
 
 
 def detect_scores(
@@ -41,51 +92,100 @@ def detect_scores(
     batches: Sequence[Batch],
     kinds: Sequence[str] = KINDS,
     on_layer: Callable[[int], None] | None = None,
+    *,
+    begin: Tally | None = None,
+    on_batch: Callable[[Tally], None] | None = None,
+    rows: int | None = None,
     importance: str = "exact",
 ) -> Detected:
     """Importances of all neurons of `kinds` over all batches.
 
-    `importance` is one of `snt.importance.by_name.IMPORTANCES`. `on_layer` gets the number of
-    prompts after each (batch, layer), for a progress bar. Raises RunFailure when an importance is
-    not finite.
+    `importance` is one of `snt.importance.by_name.IMPORTANCES`.
+    A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
+    earlier run got from the first of these batches. `on_layer` gets the number of prompts after
+    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
+    TooManyDropped when more than 1% of `rows` prompts (default: those of the batches) are dropped.
     """
+    begin = begin or Tally()
     started = time.perf_counter()
-    collector = _Collector(Importances(importance, tuple(kinds)), on_layer)
-    model.observe(batches, collector)
+    collector = _Collector(
+        Importances(importance, tuple(kinds)),
+        on_layer,
+        on_batch,
+        begin,
+        sum(len(batch.real) for batch in batches) if rows is None else rows,
+    )
+    model.observe(batches[begin.batches :], collector)
     seconds = time.perf_counter() - started
-    return Detected(Scores(collector.places), seconds - collector.seconds)
+    tally = collector.tally
+    if tally.batches != len(batches):
+        raise RunFailure(
+            f"the backend showed every layer of {tally.batches} of {len(batches)} batches; this is "
+            "a fault of the backend"
+        )
+    return Detected(tally.scores, seconds - collector.seconds, tally.dropped)
 
 
-@dataclass(frozen=True)
-class Detected:
-    """Scores, and the seconds that the model's own forward passes took."""
-
-    scores: Scores
-    forward_seconds: float
+def check_dropped(dropped: int, rows: int, dtype: str) -> None:
+    """Raise TooManyDropped when `dropped` is more than 1% of `rows`."""
+    if dropped * 100 <= rows:
+        return
+    remedy = (
+        "its weights may be damaged" if dtype == "float32" else "detect again with --dtype float32"
+    )
+    raise TooManyDropped(
+        f"{dropped} of {rows} prompts have importances that are not finite, more than 1%: a layer "
+        f"of the model overflows in {dtype}; {remedy}"
+    )
 
 
 @dataclass
 class _Collector:
-    """The visitor: merges the importances of every batch and layer."""
+    """The visitor: merges the importances of every batch and layer.
+
+    A batch waits until all its layers are seen, for an overflow may first show in the last.
+    """
 
     importances: Importances
     on_layer: Callable[[int], None] | None
+    on_batch: Callable[[Tally], None] | None
+    tally: Tally
+    rows: int
     seconds: float = 0.0
-    places: dict[Place, NeuronScores] = field(default_factory=dict)
+    seen: Counter[int] = field(default_factory=Counter)
+    waiting: dict[int, dict[Place, Tensor]] = field(default_factory=dict)
+    first: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first = self.tally.batches
 
     def __call__(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
     ) -> None:
         started = time.perf_counter()
-        for kind, importance in self.importances(layer, batch.real, activations, model).items():
-            if not bool(torch.isfinite(importance).all()):
-                raise RunFailure(
-                    f"layer {layer}, {kind}: an importance is not finite; the layer overflows in "
-                    "this precision. Use --dtype float32"
-                )
-            scores = NeuronScores.of(importance)
-            held = self.places.get((layer, kind))
-            self.places[layer, kind] = held.merge(scores) if held else scores
+        # Each layer sees the batches in their order, so counting tells which one this is.
+        number = self.first + self.seen[layer]
+        self.seen[layer] += 1
+        held = self.waiting.setdefault(number, {})
+        found = self.importances(layer, batch, activations, model)
+        for kind, importance in found.items():
+            held[layer, kind] = importance
         if self.on_layer is not None:
             self.on_layer(len(batch.real))
+        if len(held) == model.anatomy.layers * len(self.importances.kinds):
+            self._commit(number, model)
         self.seconds += time.perf_counter() - started
+
+    def _commit(self, number: int, model: LoadedModel) -> None:
+        held = self.waiting.pop(number)
+        finite = torch.stack([torch.isfinite(one).all(dim=1) for one in held.values()]).all(dim=0)
+        lost = tuple((number, row) for row in (~finite).nonzero().flatten().tolist())
+        kept = held if not lost else {place: one[finite] for place, one in held.items()}
+        new = {place: NeuronScores.of(one) for place, one in kept.items() if len(one)}
+        # One assignment: an interruption finds the state before this batch or after it.
+        self.tally = Tally(
+            self.tally.scores.merge(Scores(new)), number + 1, self.tally.dropped + lost
+        )
+        check_dropped(len(self.tally.dropped), self.rows, str(model.dtype).removeprefix("torch."))
+        if self.on_batch is not None:
+            self.on_batch(self.tally)

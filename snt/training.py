@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from snt.backend import Batch, LoadedModel
 from snt.deltas import Deltas
 from snt.errors import RunFailure
+from snt.memory import release
 from snt.objective import Kept, Pair, Step, refusal_loss, retain_loss, step_of
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -48,7 +49,9 @@ class Schedule:
 
 # Rows that go through the model at once: a step is made of parts, each padded to its own length,
 # so that memory does not grow with the step.
-_PART = 8
+_PART = 16
+# Steps after which freed memory is given back: the allocator keeps more of it with every new shape.
+_RELEASE_STEPS = 10
 
 
 class Plan(Dataset[Step]):
@@ -198,6 +201,8 @@ class _Reporter(TrainerCallback):
         self.module, self.on_step = module, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % _RELEASE_STEPS == 0:
+            release()
         if self.on_step is not None:
             latest = {"refuse": self.module.refuse[-1], "retain": self.module.retain[-1]}
             self.on_step(int(state.global_step), latest)

@@ -18,7 +18,7 @@ import torch
 from snt import __version__, corpora
 from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
 from snt.corpora import Corpus, TrainingPairs
-from snt.deltas import Deltas, digest_of, masked_slices
+from snt.deltas import Deltas, check_tunable, digest_of, masked_slices
 from snt.errors import NegativeResult, RequestError, RunFailure
 from snt.evaluation.completions import read_completions, write_completions
 from snt.evaluation.measurement import Measurement, Settings, measure, metric_values
@@ -121,6 +121,7 @@ def tune(
     held = load_mask(mask)
     if not len(held):
         raise RequestError(f"{mask} holds no neuron; there is nothing to tune")
+    check_tunable(held)
     pairs = corpora.load_pairs(data, offline=offline, progress=progress)
     kept = [corpora.load(name, offline=offline, progress=progress) for name in retain]
     if evaluate is not None:

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import snt
 from conftest import write_pico
 from transformers import AutoModelForCausalLM
 
 RUN = "import sys; from snt.cli import main; main()"
 QUICK = ["--limit", "4", "--new-tokens", "4"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def snt(*words: str, at: Path) -> Done:
-    """Run the command line in this process, in a folder, as `snt` would."""
-    from snt.cli import main
-
-    out, err = io.StringIO(), io.StringIO()
-    before = (sys.argv, signal.getsignal(signal.SIGINT))
-    code: Any = 0
-    try:
-        sys.argv = ["snt", *words]
-        with contextlib.chdir(at), redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as stop:
-        code = stop.code
-    finally:
-        sys.argv = before[0]
-        signal.signal(signal.SIGINT, before[1])
-    return Done(int(code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -287,7 +256,7 @@ def test_a_file_in_the_way(place: Path, mask: Path) -> None:
     assert done.returncode == 2 and "good.txt" in done.stderr
 
 
-def test_ctrl_c_is_exit_130_and_leaves_nothing(place: Path) -> None:
+def test_ctrl_c_is_exit_130_and_leaves_no_half_result(place: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, "detect", "./pico", "-o", "stopped.safetensors"],
         cwd=place,
@@ -301,8 +270,9 @@ def test_ctrl_c_is_exit_130_and_leaves_nothing(place: Path) -> None:
         pass
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert not list(place.glob("*stopped*"))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said
+    assert {path.name for path in place.glob("*stopped*")} <= {"stopped.safetensors.unfinished"}
 
 
 def test_a_recipe_runs_and_goes_on_from_a_step(place: Path) -> None:

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from snt.anatomy import KINDS, Anatomy
 from snt.errors import FormatError, MismatchError, MissingFileError, RequestError
-from snt.file_facts import MaskFacts, PatchFacts, ScoresFacts, mask_facts, overlap_of
+from snt.file_facts import MaskFacts, PatchFacts, ScoresFacts, mask_facts
 from snt.inspection import inspect_files
 from snt.masks import NeuronMask, save_mask
+from snt.overlap import overlap_of
 from snt.random_masks import random_like
 from snt.report.inspection import render
 from snt.report.layer_map import LayerMap

@@ -114,3 +114,30 @@ def test_another_models_mask_does_not_combine() -> None:
     other = NeuronMask(Anatomy("llama", 3, 8, 10, 4, 2, 2), {})
     with pytest.raises(MismatchError, match="different models"):
         _mask({}).union(other)
+
+
+# The header's length (520), its JSON padded to a multiple of eight, then the tensors.
+GOLDEN = (
+    b"\x08\x02\x00\x00\x00\x00\x00\x00"
+    rb'{"__metadata__":{"snt":"{\"anatomy\":{\"attention_bias\":false,\"d_ff\":10,'
+    rb"\"d_model\":8,\"head_dim\":2,\"heads\":4,\"kv_heads\":2,\"layers\":2,"
+    rb"\"model_type\":\"llama\"},\"counts\":{\"ffn\":2,\"k\":1,\"q\":0,\"v\":0},"
+    rb"\"format\":\"snt-mask\",\"seed\":1,\"sizes\":{\"ffn\":10,\"k\":4,\"q\":8,\"v\":4},"
+    rb'\"version\":1}"},"layers.1.k.score":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+    rb'"layers.0.ffn":{"dtype":"I32","shape":[2],"data_offsets":[4,12]},'
+    rb'"layers.1.k":{"dtype":"I32","shape":[1],"data_offsets":[12,16]}}       '
+    b"\x00\x00\x00?"
+    b"\x00\x00\x00\x00\x09\x00\x00\x00"
+    b"\x03\x00\x00\x00"
+)
+
+
+def test_golden_bytes(tmp_path: Path) -> None:
+    place = (1, "k")
+    mask = _mask({(0, "ffn"): {0, 9}, place: {3}}, scores={place: torch.tensor([0.5])})
+    save_mask(NeuronMask(ANATOMY, mask.neurons, mask.scores, {"seed": 1}), tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == GOLDEN
+    (tmp_path / "golden").write_bytes(GOLDEN)
+    again = load_mask(tmp_path / "golden")
+    assert _flat(again) == {(0, "ffn", 0), (0, "ffn", 9), (1, "k", 3)}
+    assert again.provenance == {"seed": 1}

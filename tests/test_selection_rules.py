@@ -8,7 +8,7 @@ import torch
 from snt.anatomy import KINDS, Anatomy
 from snt.errors import RequestError
 from snt.scores import NeuronScores, Place, Scores
-from snt.selection_rules import Selection, select
+from snt.selection_rules import Selection, check_selection, select
 
 ANATOMY = Anatomy("llama", 2, 16, 24, 4, 2, 4)
 SIZE = 10_000
@@ -100,3 +100,45 @@ def test_what_cannot_be_served_says_why(text: str, combine: str, message: str) -
     with pytest.raises(RequestError, match="--against"):
         rule = Selection.parse("budget=5%")
         select(ANATOMY, _scores(1), None, rule, "contrast", 1.0, SIZE)
+
+
+def test_subtract_with_a_threshold_of_its_own() -> None:
+    safe, other = Selection.parse("topk=ffn:20,attn:14"), Selection.parse("budget=20%")
+    left = select(
+        ANATOMY, _scores(1), _scores(2), safe, "subtract", 1.0, SIZE, select_against=other
+    )[0]
+    whole = select(ANATOMY, _scores(1), None, safe, "none", 1.0, SIZE)[0]
+    foundation = select(ANATOMY, _scores(2), None, other, "none", 1.0, SIZE)[0]
+    for place, at in whole.items():
+        expected = set(at.tolist()) - set(foundation.get(place, torch.tensor([])).tolist())
+        assert set(left.get(place, torch.tensor([])).tolist()) == expected
+
+
+def test_a_weaker_consistency_keeps_more_and_holds() -> None:
+    strict, weak = (_cut("topk=ffn:12,attn:8", consistency=c) for c in (1.0, 0.75))
+    assert sum(map(len, weak.values())) > sum(map(len, strict.values()))
+    draw = torch.Generator().manual_seed(1)
+    for layer, kind in [(layer, kind) for layer in range(2) for kind in KINDS]:
+        kept = weak[layer, kind].tolist()
+        assert set(strict.get((layer, kind), torch.tensor([])).tolist()) <= set(kept)
+        rank = torch.rand(4, ANATOMY.size(kind), generator=draw).argsort(1, descending=True)
+        within = (rank.argsort(1) < (12 if kind == "ffn" else 8)).sum(0)
+        assert all(within[neuron] >= 3 for neuron in kept)
+
+
+@pytest.mark.parametrize(
+    ("rule", "combine", "consistency", "other", "message"),
+    [
+        ("budget=5%", "contrast", 0.9, None, "contrast weighs all prompts"),
+        ("epsilon=0.1", "none", 0.9, None, "epsilon has no ranks"),
+        ("budget=5%", "subtract", 0.9, "epsilon=0.1", "epsilon has no ranks"),
+        ("budget=5%", "contrast", 1.0, "budget=1%", "subtract takes away"),
+        ("budget=5%", "none", 0.0, None, r"not in \(0, 1\]"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    rule: str, combine: str, consistency: float, other: str | None, message: str
+) -> None:
+    second = None if other is None else Selection.parse(other)
+    with pytest.raises(RequestError, match=message):
+        check_selection(Selection.parse(rule), combine, consistency, combine != "none", second)

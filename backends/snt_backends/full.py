@@ -5,30 +5,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
 )
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.utils import logging
 
 from snt.anatomy import Anatomy, anatomy_of
-from snt.backend import Batch, LayerActivations, Turn, Visitor
+from snt.backend import Batch, Visitor
 from snt.errors import RunFailure
+from snt_backends.observing import observed
+from snt_backends.shared_prefix import hidden_states
 
 name = "full"
 summary = "the whole model in one process, full or half precision, CPU or one GPU"
-
-_ATTENTION = "snt_observed"
 
 
 def load(directory: Path, dtype: torch.dtype | None = None) -> FullModel:
@@ -81,22 +79,29 @@ class FullModel:
         return found
 
     def weight(self, layer: int, module: str) -> Tensor:
-        weight: Any = self.module(layer, module).weight
-        return weight.detach().float()  # type: ignore[no-any-return]
+        weight = self._parameter(layer, module)
+        if self.anatomy.in_experts(module):
+            # (experts, out, in): neurons are rows of all experts in turn, or columns of them.
+            turned = module == self.anatomy.family.down
+            weight = weight.transpose(0, 1).flatten(1) if turned else weight.flatten(0, 1)
+        return weight.float()
 
     def hidden(self, batch: Batch) -> Tensor:
         decoder = self.model.get_submodule(self.anatomy.family.decoder)
-        output: Tensor = decoder(
-            input_ids=batch.input_ids.to(self.device),
-            attention_mask=batch.real.to(self.device).long(),
-            use_cache=False,
-        ).last_hidden_state
-        return output
+        on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
+        return hidden_states(decoder, on_device)
+
+    def forward(self, batch: Batch) -> None:
+        """Every row through the decoder whole, so that what observes it sees every token."""
+        self.model.get_submodule(self.anatomy.family.decoder)(
+            input_ids=batch.input_ids, attention_mask=batch.real.long(), use_cache=False
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         head = self.model.get_output_embeddings()
         output: Tensor = head(hidden).float()
-        return output
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return output if cap is None else cap * torch.tanh(output / cap)
 
     def generate(self, batch: Batch, new_tokens: int, stop_ids: Sequence[int]) -> Tensor:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -141,114 +146,35 @@ class FullModel:
             self.model.set_attn_implementation(before)
 
     def weight_shape(self, layer: int, module: str) -> tuple[int, int]:
-        weight: Any = self.module(layer, module).weight
-        return int(weight.shape[0]), int(weight.shape[1])
+        if self.anatomy.in_experts(module):
+            return self.anatomy.weight_shapes()[module]
+        d_out, d_in = self._parameter(layer, module).shape
+        return int(d_out), int(d_in)
 
     def observe(self, batches: Iterable[Batch], visitor: Visitor) -> None:
-        with torch.inference_mode(), _observed(self) as seen:
+        layers = [self._layer(number) for number in range(self.anatomy.layers)]
+        with torch.inference_mode(), observed(self.model, layers, self.anatomy) as seen:
             for batch in batches:
                 on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
                 seen.visit = lambda layer, activations, b=on_device: visitor(
                     layer, b, activations, self
                 )
                 seen.layers_seen = 0
-                self.hidden(on_device)
+                self.forward(on_device)
                 if seen.layers_seen != self.anatomy.layers:
                     raise RunFailure(
                         f"{seen.layers_seen} of {self.anatomy.layers} layers were observed; "
                         f"model type {self.anatomy.model_type!r} bypasses its attention interface"
                     )
 
+    def _parameter(self, layer: int, module: str) -> Tensor:
+        owner, _, name = module.rpartition(".")
+        if self.anatomy.in_experts(module):
+            found: Tensor = getattr(self.module(layer, owner), name)
+        else:
+            found = self.module(layer, module).get_parameter("weight")
+        return found.detach()
+
     def _layer(self, layer: int) -> nn.Module:
         layers: Any = self.model.get_submodule(self.anatomy.family.layers)
         return layers[layer]  # type: ignore[no-any-return]
-
-
-@dataclass
-class _Seen:
-    """Tensors of the layer that is running; they are handed on at its down projection."""
-
-    visit: Any = None
-    layers_seen: int = 0
-    parts: dict[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def _observed(model: FullModel) -> Iterator[_Seen]:
-    """Hooks on every layer, and an attention that shows what it computes; all undone at the end."""
-    seen = _Seen()
-    anatomy, family = model.anatomy, model.anatomy.family
-
-    def attention(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
-    ) -> tuple[Tensor, None]:
-        repeat = query.shape[1] // key.shape[1]
-        mask = mask[..., : key.shape[2]]
-        logits = (query @ key.repeat_interleave(repeat, 1).mT).float() * scaling + mask.float()
-        weights = logits.softmax(-1).to(query.dtype)
-        attended = weights @ value.repeat_interleave(repeat, 1)
-        seen.parts.update(query=query, key=key, value=value, visible=mask == 0, scale=scaling)
-        seen.parts.update(attended=attended)
-        return attended.transpose(1, 2).contiguous(), None
-
-    def split(flat: Tensor) -> Tensor:
-        return flat.view(*flat.shape[:2], -1, anatomy.head_dim).transpose(1, 2).float()
-
-    def finish(layer: int, middle: Tensor) -> None:
-        parts = seen.parts
-        cos, sin = (part.expand(len(middle), -1, -1).float() for part in parts["rope"])
-        activations = LayerActivations(
-            middle=middle,
-            query_raw=split(parts["query_raw"]),
-            key_raw=split(parts["key_raw"]),
-            query=parts["query"].float(),
-            key=parts["key"].float(),
-            value=parts["value"].float(),
-            turn=_rotate_half(cos, sin),
-            visible=parts["visible"],
-            attended=parts["attended"].float(),
-            scale=parts["scale"],
-            up=parts["up"],
-        )
-        parts.clear()
-        seen.layers_seen += 1
-        seen.visit(layer, activations)
-
-    def keep(part: str) -> Any:
-        return lambda _module, _inputs, output: seen.parts.__setitem__(part, output)
-
-    def rope(_module: Any, _args: Any, keywords: Any) -> None:
-        seen.parts["rope"] = keywords["position_embeddings"]
-
-    AttentionInterface.register(_ATTENTION, attention)
-    # Without a mask of its own, a registered attention silently becomes non-causal.
-    AttentionMaskInterface.register(_ATTENTION, eager_mask)
-    before = model.model.config._attn_implementation
-    hooks = []
-    try:
-        model.model.set_attn_implementation(_ATTENTION)
-        for layer in range(anatomy.layers):
-            hooks += [
-                model.module(layer, family.query).register_forward_hook(keep("query_raw")),
-                model.module(layer, family.key).register_forward_hook(keep("key_raw")),
-                model.module(layer, family.up).register_forward_hook(keep("up")),
-                model.module(layer, family.attention).register_forward_pre_hook(
-                    rope, with_kwargs=True
-                ),
-                model.module(layer, family.down).register_forward_pre_hook(
-                    lambda _module, inputs, at=layer: finish(at, inputs[0])
-                ),
-            ]
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.model.set_attn_implementation(before)
-
-
-def _rotate_half(cos: Tensor, sin: Tensor) -> Turn:
-    """The turn of (B, T, D) cosines and sines in the rotate-half layout: partners are D/2 apart."""
-    half = cos.shape[-1] // 2
-    # rotate_half puts −x[d + half] at d < half and x[d − half] at d ≥ half.
-    cross = torch.cat([sin[..., half:], -sin[..., :half]], dim=-1)
-    return Turn(cos, cross, torch.arange(2 * half, device=cos.device).roll(half))

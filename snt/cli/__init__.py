@@ -30,7 +30,10 @@ def main() -> None:
             traceback.print_exc()
         _stop(str(error), error.exit_code)
     except Interrupted:
-        _stop("interrupted; no half-written result was left (a tuning: --resume)", INTERRUPTED)
+        _stop(
+            "interrupted; no half-written result was left (detect and tune: --resume goes on)",
+            INTERRUPTED,
+        )
     except MemoryError:
         _stop("out of memory; give --batch-size a smaller number or use a smaller model", 1)
     except BrokenPipeError:

@@ -10,6 +10,7 @@ from snt.cli.detect import detect
 from snt.cli.eval import evaluate
 from snt.cli.inspect import inspect
 from snt.cli.lists import backends, models
+from snt.cli.mask import mask_app
 from snt.cli.patch import patch_app
 from snt.cli.run import run
 from snt.cli.tune import tune
@@ -26,6 +27,7 @@ app.command()(tune)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(run)
+app.add_typer(mask_app, name="mask")
 app.add_typer(patch_app, name="patch")
 app.command()(models)
 app.command()(backends)

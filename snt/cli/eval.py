@@ -67,7 +67,7 @@ def evaluate(
     from snt.evaluation.measurement import Settings
     from snt.report.evaluation import evaluation_table
 
-    given = dict(_assignment(text) for text in corpus or [])
+    given = dict(options.assignment(text, "--corpus") for text in corpus or [])
     found = run_evaluation(
         model,
         settings=Settings(
@@ -104,10 +104,3 @@ def _rejudge(path: Path, judge: str, output: Path | None, out: Output) -> None:
     counts = {label: found.count(label) for label in sorted(set(found))}
     document = {"completions": str(target), "judge": judge, "n": len(rows), "labels": counts}
     out.result(document, labels_table(document))
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    metric, equals, corpus = text.partition("=")
-    if not equals or not metric or not corpus:
-        raise typer.BadParameter(f"{text!r} is not METRIC=CORPUS", param_hint="--corpus")
-    return metric, corpus

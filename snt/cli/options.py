@@ -36,3 +36,41 @@ Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first prompts of each corpus: a quick look.")
 ]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Masks, scores, patches.")]
+SELECT = "budget=1%"
+Select = Annotated[
+    str, typer.Option("--select", help="budget=1%, epsilon=0.1 or topk=ffn:64,attn:8.")
+]
+SelectAgainst = Annotated[
+    str | None,
+    typer.Option(
+        "--select-against",
+        help="What --combine subtract takes away of the second corpus; default: as --select.",
+    ),
+]
+Consistency = Annotated[
+    float, typer.Option("--consistency", help="Share of prompts on which a rank must hold.")
+]
+Combine = Annotated[
+    str | None,
+    typer.Option("--combine", help="none, subtract or contrast (default with --against)."),
+]
+AtMost = Annotated[
+    str | None,
+    typer.Option(
+        "--at-most",
+        help="Limits by kind and for any one layer, as numbers or shares: ffn=0.5%,q=200,layer=3%.",
+    ),
+]
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def assignment(text: str, option: str) -> tuple[str, str]:
+    """`METRIC=CORPUS` of an option that may be repeated. Raises BadParameter (exit 2)."""
+    metric, equals, corpus = text.partition("=")
+    if not equals or not metric or not corpus:
+        raise typer.BadParameter(f"{text!r} is not METRIC=CORPUS", param_hint=option)
+    return metric, corpus

@@ -74,7 +74,9 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        # At the end the rate of the whole; rich would show that of the last moments.
+        ended = task.finished_time
+        speed = task.completed / ended if ended else task.speed
         return Text(f"{speed:.1f} {self.unit}/s" if speed else f"- {self.unit}/s")
 
 

@@ -13,6 +13,8 @@ from snt.chat import Chat
 from snt.errors import RequestError
 from snt.objective import right_padded
 
+_POSITIONS = 128  # whose logits are held at once
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -49,9 +51,12 @@ def perplexity(
             hidden = model.hidden(batch)
             for row, number in enumerate(numbers):
                 tokens = torch.tensor(ids[number][1:], device=hidden.device)
-                logits = model.logits(hidden[row, : len(tokens)])
-                loss = torch.nn.functional.cross_entropy(logits, tokens, reduction="sum")
-                nats[number] = float(loss)
+                # In pieces: the logits of a whole text would outweigh all else that is held.
+                for at, piece in enumerate(torch.split(tokens, _POSITIONS)):
+                    first = at * _POSITIONS
+                    logits = model.logits(hidden[row, first : first + len(piece)])
+                    loss = torch.nn.functional.cross_entropy(logits, piece, reduction="sum")
+                    nats[number] += float(loss)
         if on_batch is not None:
             on_batch(len(numbers))
     return Perplexity(tuple(nats), tuple(len(tokens) - 1 for tokens in ids))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from snt.backend import LayerActivations, LoadedModel
+from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError
 from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
 from snt.importance.ffn import column_norms, ffn_importance
@@ -38,15 +38,15 @@ class Importances:
     _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def __call__(
-        self, layer: int, real: Tensor, seen: LayerActivations, model: LoadedModel
+        self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
     ) -> dict[str, Tensor]:
-        """(B, neurons) float32 of every kind, for one batch in one layer. real: (B, T) bool.
+        """(B, neurons) float32 of every kind, for one batch in one layer.
 
         Raises RequestError where the name needs what this model's family does not have.
         """
         of_kind = _OF_NAME[self.name]
         weights = _Terms(layer, model, seen, self._kept)
-        return {kind: of_kind[kind](seen, real, weights) for kind in self.kinds}
+        return {kind: of_kind[kind](seen, batch.real, weights) for kind in self.kinds}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,32 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}%"
 
 
+def small_percent(fraction: float) -> str:
+    """Two digits, and no zero for what is there."""
+    return "<0.01%" if 0 < fraction < 5e-5 else percent(fraction, 2)
+
+
+def quantile_name(fraction: float) -> str:
+    """0.5 -> median."""
+    return {0.0: "lowest", 0.5: "median", 1.0: "highest"}.get(fraction, percent(fraction, 0))
+
+
+def times(ratio: float | None) -> str:
+    """3.14 -> 3.1×; two digits below one, no false ones above a thousand, - for no ratio."""
+    if ratio is None:
+        return "-"
+    if ratio > 1000:
+        return ">1,000×"
+    return f"{ratio:,.1f}×" if ratio >= 1 else f"{ratio:.2f}×"
+
+
+def give_or_take(mean: float, deviation: float, sign: str = " ± ") -> str:
+    """12.34, 3.1 -> 12.3 ± 3.1, and no zero for what is there."""
+    if 0 < mean < 0.05:
+        return "<0.05"
+    return f"{mean:,.1f}{sign}{deviation:,.1f}"
+
+
 def signed_percent(fraction: float, digits: int = 1) -> str:
     """0.012 -> +1.2%."""
     return f"{100 * fraction:+.{digits}f}%"

@@ -108,15 +108,19 @@ class _Cells:
         return Columns(entries, padding=(0, 3))
 
     def _colour(self, part: float) -> Style:
-        at = max(1 + log2(part) / _DOUBLINGS, 0.0) * (len(_STOPS) - 1)
-        low = min(int(at), len(_STOPS) - 2)
-        red, green, blue = (
-            round(a + (b - a) * (at - low))
-            for a, b in zip(_STOPS[low], _STOPS[low + 1], strict=True)
-        )
-        colour = Color.from_rgb(red, green, blue)
+        colour = heat(max(1 + log2(part) / _DOUBLINGS, 0.0))
         # The same behind the character hides it; where colours are few, it must be seen.
         return Style(color=colour, bgcolor=colour if self.solid else None)
+
+
+def heat(part: float) -> Color:
+    """The colour of a value that is `part` (0 to 1) of the largest: dark violet to yellow."""
+    at = part * (len(_STOPS) - 1)
+    low = min(int(at), len(_STOPS) - 2)
+    red, green, blue = (
+        round(a + (b - a) * (at - low)) for a, b in zip(_STOPS[low], _STOPS[low + 1], strict=True)
+    )
+    return Color.from_rgb(red, green, blue)
 
 
 def _layout(layers: int, width: int) -> tuple[int, int, int]:

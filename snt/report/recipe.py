@@ -41,6 +41,10 @@ def recipe_tables(run: RecipeRun) -> list[RenderableType]:
         shown.append(render(results["inspect"]))
     elif "detect" in results:
         shown += detection_table(results["detect"].as_json())
+    if "place" in results:
+        from snt.report.place import place_tables
+
+        shown += place_tables(results["place"])
     share = ""
     if "tune" in results:
         tuned = results["tune"]

@@ -1,0 +1,52 @@
+"""Rows that begin alike: the beginning goes through the model once, not once a row.
+
+A chat template opens every prompt with the same tokens (in SmolLM2's case more than half of a short
+prompt). In a causal model what a token computes depends on what stands before it alone, so the
+beginning's keys and values serve every row, in the backward pass too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from snt.backend import Batch
+
+# Below this many tokens a second pass through the model costs more than it saves.
+_WORTH = 8
+
+
+def shared_length(batch: Batch) -> int:
+    """Tokens that all rows begin with, every row keeping at least one of its own; 0 if too few."""
+    if len(batch.real) < 2 or not bool(batch.real[:, 0].all()):
+        return 0
+    alike = (batch.input_ids == batch.input_ids[:1]).all(dim=0) & batch.real.all(dim=0)
+    length = int(alike.long().cumprod(dim=0).sum())
+    length = min(length, int(batch.real.sum(dim=1).min()) - 1)
+    return length if length >= _WORTH else 0
+
+
+def hidden_states(decoder: Any, batch: Batch) -> Tensor:
+    """Final hidden states (B, T, d_model) of a batch, its common beginning computed once."""
+    length = shared_length(batch)
+    mask = batch.real.long()
+    if not length:
+        output = decoder(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
+        plain: Tensor = output.last_hidden_state
+        return plain
+    rows = len(batch.real)
+    cache = DynamicCache()
+    first = decoder(
+        input_ids=batch.input_ids[:1, :length], past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    cache.batch_repeat_interleave(rows)
+    rest = decoder(
+        input_ids=batch.input_ids[:, length:],
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return torch.cat([first.expand(rows, -1, -1), rest], dim=1)

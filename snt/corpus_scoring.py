@@ -1,0 +1,198 @@
+"""A corpus through an open model into scores: stoppable, and in shards that merge exactly."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snt import __version__
+from snt.anatomy import KINDS
+from snt.corpora import Corpus
+from snt.errors import RequestError
+from snt.opening import OpenModel
+from snt.progress import Progress
+from snt.scores_files import ScoresFile, scores_path
+from snt.scores_merging import NamedScores, merged
+from snt.scoring import TooManyDropped, detect_scores, length_groups, padded
+from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `of`, counted from 1.
+
+    Whole batches are dealt out in turn: the same prompt beside other prompts could have other last
+    bits.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `2/3`. Raises RequestError."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        number, of = (int(part) for part in match.groups()) if match else (0, 0)
+        if not 1 <= number <= of:
+            raise RequestError(f"--shard {text!r} is no shard; write 1/3, 2/3 and 3/3")
+        return cls(number, of)
+
+
+HALVES = (Shard(1, 2), Shard(2, 2))
+
+
+@dataclass(frozen=True)
+class ScoredCorpus:
+    """Scores of one corpus, or of its shard: `prompts` were run, and of the time the model's own
+    forward passes took `forward_seconds`."""
+
+    file: ScoresFile
+    prompts: int
+    forward_seconds: float
+
+
+@dataclass(frozen=True)
+class ScoredSide:
+    """A corpus of a detection, whole or in parts, and where its scores file belongs."""
+
+    path: Path
+    texts: Corpus
+    parts: tuple[ScoredCorpus, ...]
+
+    @property
+    def whole(self) -> NamedScores:
+        """The scores of all parts, to the bit what one run over all prompts gives."""
+        files = [NamedScores(self.path.name, part.file) for part in self.parts]
+        return files[0] if len(files) == 1 else merged(files)
+
+
+def score_sides(
+    opened: OpenModel,
+    texts: Mapping[str, Corpus],
+    kinds: Sequence[str],
+    made: Mapping[str, Any],
+    output: Path,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    shards: Sequence[Shard | None] = (None,),
+) -> list[ScoredSide]:
+    """Score the corpora of a detection by role, each in the parts asked for. See `score_corpus`."""
+    work = unfinished_directory(output)
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    found = []
+    for role, one in texts.items():
+        parts = tuple(
+            score_corpus(opened, role, one, kinds, made, work, progress, resume=resume, shard=part)
+            for part in shards
+        )
+        found.append(ScoredSide(scores_path(output, against=role == "against"), one, parts))
+    return found
+
+
+def score_corpus(
+    opened: OpenModel,
+    role: str,
+    texts: Corpus,
+    kinds: Sequence[str],
+    made: Mapping[str, Any],
+    work: Path,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    shard: Shard | None = None,
+) -> ScoredCorpus:
+    """Score `texts`; what is found is kept in `work` whenever the work stops before its end.
+
+    `role` is "corpus" or "against"; `made` goes into the metadata beside what the model says of
+    itself (importance, seed). Raises RequestError for prompts that do not fit the model and for a
+    shard without batches, MismatchError for a resume with other settings, TooManyDropped when more
+    than 1% of the prompts have importances that are not finite.
+    """
+    prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
+    groups = length_groups(prompts)
+    every = [padded([prompts[i] for i in group], opened.chat.pad_id) for group in groups]
+    plan = plan_digest(every)
+    part = slice(None) if shard is None else slice(shard.number - 1, None, shard.of)
+    batches, groups = every[part], groups[part]
+    if not batches:
+        raise RequestError(
+            f"{texts.name} makes {len(every)} batch{'es' * (len(every) > 1)} of prompts, too few "
+            f"for {shard.of if shard else 1} parts (halves, shards); give more prompts"
+        )
+    checkpoint = Checkpoint(
+        # Shards that one process scores in turn keep apart.
+        work / f"{role}{f'.{shard.number}-{shard.of}' if shard else ''}.scores.safetensors",
+        opened.model.anatomy,
+        _settings(opened, texts, kinds, made, plan, shard),
+        [len(group) for group in groups],
+    )
+    begin = checkpoint.resume() if resume else checkpoint.latest
+    total = sum(map(len, groups))
+    layers = opened.model.anatomy.layers
+    with progress.task(f"importance, {texts.name}", total, "prompts") as advance:
+        advance(sum(map(len, groups[: begin.batches])))
+        try:
+            found = detect_scores(
+                opened.model,
+                batches,
+                kinds,
+                lambda seen: advance(seen / layers),
+                begin=begin,
+                on_batch=checkpoint.on_batch,
+                rows=len(prompts),
+                importance=made["importance"],
+            )
+        except TooManyDropped:
+            raise
+        except BaseException:
+            checkpoint.save()
+            raise
+    checkpoint.save()
+    dropped = sorted(groups[batch][row] + 1 for batch, row in found.dropped)
+    if dropped:
+        progress.say(
+            f"{texts.name}: {len(dropped)} of {len(prompts)} prompts dropped, for a layer "
+            f"overflows on them: number {', '.join(map(str, dropped))}"
+        )
+    dealt = shard and {"number": shard.number, "of": shard.of, "plan": plan}
+    provenance = {
+        **opened.describe(),
+        **made,
+        **({"shard": dealt} if dealt else {}),
+        "snt": __version__,
+        "corpora": {role: texts.describe()},
+        "prompts_dropped": len(dropped),
+    }
+    file = ScoresFile(opened.model.anatomy, found.scores, provenance)
+    return ScoredCorpus(file, total, found.forward_seconds)
+
+
+def _settings(
+    opened: OpenModel,
+    texts: Corpus,
+    kinds: Sequence[str],
+    made: Mapping[str, Any],
+    plan: str,
+    shard: Shard | None,
+) -> dict[str, Any]:
+    """Everything that decides the scores, flat, for comparison with an earlier run's."""
+    described = opened.describe()
+    return {
+        **{key: described[key] for key in ("backend", "dtype", "template", "system_prompt")},
+        "model": described["model"]["id"],
+        "weights": described["fingerprint"],
+        "device": opened.model.device.type,
+        "corpus": texts.name,
+        "texts": texts.sha256,
+        "kinds": ",".join(kind for kind in KINDS if kind in kinds),
+        "importance": made["importance"],
+        "batches": plan,
+        "shard": None if shard is None else f"{shard.number}/{shard.of}",
+        "snt": __version__,
+    }

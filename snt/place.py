@@ -1,0 +1,335 @@
+"""Does the place matter: located masks against random ones, tuned alike, at several budgets.
+
+The question under the whole method: would any neurons of the same number do as well? Every arm is
+trained from the same start on the same data in the same order; only the mask differs. Each trained
+arm is measured at several scales of its deltas, which gives a curve of safety against over-refusal
+instead of one point. Finished arms are kept in a file, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from snt import __version__, corpora
+from snt.atomic import check_writable, write_json, write_text
+from snt.corpora import TrainingPairs
+from snt.deltas import Deltas, digest_of, masked_slices
+from snt.errors import FormatError, MismatchError, RequestError
+from snt.evaluation.measurement import Measurement, Settings, measure
+from snt.masks import NeuronMask
+from snt.memory import peak_bytes, release
+from snt.objective import Kept, Pair
+from snt.opening import ModelChoice, OpenModel, named_model, open_model
+from snt.place_arms import CONTROLS, LOCATED, PlaceArm, arms_of
+from snt.place_results import ArmResult, PlaceRow, Point, place_results, times_needed
+from snt.progress import Progress, Silence
+from snt.retaining import kept_prompts
+from snt.scores_files import ScoresFile, load_scores
+from snt.training import Plan, Schedule, train
+
+BUDGETS = ("0.01%", "0.03%", "0.1%", "0.3%", "1%")
+RULES = (*LOCATED, *CONTROLS)
+SCALES = (0.5, 0.75, 1.0)
+REFERENCE_SHARE = 0.01
+SAFE = ("harmless_refusal", "over_refusal")
+
+
+@dataclass(frozen=True)
+class PlaceSettings:
+    """What is compared and how every arm is trained and measured.
+
+    `draws` masks of each random rule. `scales` of the trained deltas, 1 among them, give the curve.
+    `schedule` has the learning rate of a mask of 1% of the model; see `rate_for`.
+    """
+
+    budgets: tuple[str, ...] = BUDGETS
+    rules: tuple[str, ...] = RULES
+    draws: int = 3
+    scales: tuple[float, ...] = SCALES
+    data: str = "refusals/tune"
+    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
+    positions: int = 5
+    schedule: Schedule = field(default_factory=Schedule)
+    evaluate: Settings = field(default_factory=Settings)
+
+    def check(self) -> None:
+        """Raises RequestError for settings that no comparison can be made of."""
+        if self.draws < 1:
+            raise RequestError(f"{self.draws} random draws; give at least 1")
+        if 1.0 not in self.scales or not all(0.0 < scale <= 2.0 for scale in self.scales):
+            raise RequestError(f"scales {self.scales}: each is in (0, 2], and 1 is among them")
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as it stands in the report."""
+        return asdict(self)
+
+
+def rate_for(learning_rate: float, masked: int, parameters: int) -> float:
+    """The learning rate of a mask of `masked` out of `parameters` entries.
+
+    Adam moves every entry by about the learning rate, so that a mask's whole step grows with the
+    root of its size. Masks of every size get steps of the length that one of 1% has at
+    `learning_rate`: with one rate for all, small masks would hardly move in the same steps.
+    """
+    return float(learning_rate * (REFERENCE_SHARE * parameters / masked) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Every arm, one row per rule and budget, and how many times more the random ones need."""
+
+    arms: tuple[ArmResult, ...]
+    rows: tuple[PlaceRow, ...]
+    before: Mapping[str, float]
+    directory: Path
+    settings: PlaceSettings
+    description: Mapping[str, Any]
+    seconds: float
+    peak_bytes: int
+
+    def needed(self) -> dict[str, dict[str, float | None]]:
+        """Per located rule and budget, times its parameters that matched random ones need."""
+        rules = dict.fromkeys(row.rule for row in self.rows if row.rule not in CONTROLS)
+        return {rule: times_needed(self.rows, rule, "random") for rule in rules}
+
+    def as_json(self) -> dict[str, Any]:
+        """The report, also saved as report.json."""
+        return {
+            **self.description,
+            "settings": self.settings.as_json(),
+            "before": dict(self.before),
+            "rows": [asdict(row) for row in self.rows],
+            "random_needs_times": self.needed(),
+            "arms": len(self.arms),
+            "directory": str(self.directory),
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "snt": __version__,
+        }
+
+
+def does_place_matter(
+    model: str | None = None,
+    *,
+    scores: Path,
+    against: Path,
+    settings: PlaceSettings | None = None,
+    output: Path = Path("place"),
+    backend: str | None = None,
+    dtype: str = "auto",
+    system: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Placing:
+    """Train and measure every arm cut from two scores files of a detection.
+
+    Arms that `output` holds already, made with the same settings, are not made again. Raises
+    RequestError and children for what cannot be served, MismatchError for scores of another model.
+    """
+    started = time.perf_counter()
+    progress = progress or Silence()
+    settings = settings or PlaceSettings()
+    settings.check()
+    settings.evaluate.chosen(offline)
+    check_writable(output)
+    first, second = load_scores(scores), load_scores(against)
+    pairs = corpora.load_pairs(settings.data, offline=offline, progress=progress)
+    system = pairs.system if system is None else system
+    choice = ModelChoice(model, backend, dtype, system, offline)
+    opened = open_model(
+        choice,
+        named=named_model(NeuronMask(first.anatomy, {}, provenance=first.provenance)),
+        progress=progress,
+    )
+    for file in (first, second):
+        if file.anatomy != opened.model.anatomy:
+            raise MismatchError(f"the scores are for another model than {opened.id}; detect on it")
+    arms = list(_arms(opened, first, second, settings))
+    bench = _Bench.prepare(opened, settings, pairs, progress)
+    key = _key(opened, settings, first, second, pairs)
+    finished = _finished(output / "arms.jsonl", key)
+    results = []
+    for number, arm in enumerate(arms, start=1):
+        if arm.name not in finished:
+            progress.say(f"arm {number} of {len(arms)}: {arm.name}")
+            finished[arm.name] = bench.run(arm)
+            row = {"key": key, "name": arm.name, **finished[arm.name].as_json()}
+            _append(output / "arms.jsonl", row)
+            release()
+        results.append(finished[arm.name])
+    placing = Placing(
+        tuple(results),
+        tuple(place_results(results)),
+        bench.before_values(),
+        output,
+        settings,
+        opened.describe(),
+        time.perf_counter() - started,
+        peak_bytes(),
+    )
+    from snt.report.place import place_picture
+
+    write_json(output / "report.json", placing.as_json())
+    write_text(output / "curve.svg", place_picture(placing))
+    return placing
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all arms share: the model, the data in its order, the figures before."""
+
+    opened: OpenModel
+    settings: PlaceSettings
+    examples: list[Pair]
+    targets: list[list[Kept]]
+    before: Measurement
+    progress: Progress
+
+    @classmethod
+    def prepare(
+        cls, opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, progress: Progress
+    ) -> _Bench:
+        examples = [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs.pairs]
+        targets: list[list[Kept]] = []
+        for name in settings.retain:
+            corpus = corpora.load(name, offline=opened.offline, progress=progress)
+            with progress.task(f"answers, {corpus.name}", len(corpus.texts), "prompts") as advance:
+                targets.append(
+                    kept_prompts(
+                        opened.model,
+                        opened.chat,
+                        corpus.texts,
+                        settings.positions,
+                        on_batch=advance,
+                    )
+                )
+        before = measure(opened, settings.evaluate, progress)
+        return cls(opened, settings, examples, targets, before, progress)
+
+    def run(self, arm: PlaceArm) -> ArmResult:
+        """Train one mask and measure it at every scale."""
+        started = time.perf_counter()
+        model = self.opened.model
+        deltas = Deltas.zeros(masked_slices(arm.mask), model)
+        schedule = self.settings.schedule
+        rate = rate_for(schedule.learning_rate, arm.mask.parameters, model.parameters)
+        schedule = replace(schedule, learning_rate=rate)
+        plan = Plan(self.examples, self.targets, schedule, self.opened.chat.pad_id)
+        with (
+            TemporaryDirectory() as folder,
+            self.progress.task(f"training, {arm.name}", plan.steps, "steps") as advance,
+        ):
+            losses = train(
+                model, deltas, plan, Path(folder), on_step=lambda _step, _losses: advance(1)
+            )
+        points, held = [], 1.0
+        for scale in sorted(self.settings.scales):
+            with torch.no_grad():
+                for value in deltas.values:
+                    value.mul_(scale / held)
+            held = scale
+            points.append(self._point(deltas, scale))
+        last = max(1, plan.steps // 10)
+        return ArmResult(
+            arm.rule,
+            arm.budget,
+            arm.draw,
+            len(arm.mask),
+            arm.mask.parameters,
+            sum(losses.refuse[-last:]) / last,
+            sum(losses.retain[-last:]) / last,
+            tuple(points),
+            time.perf_counter() - started,
+        )
+
+    def before_values(self) -> dict[str, float]:
+        """Safety, over-refusal and perplexity of the untouched model."""
+        point = self._of(self.before, 0.0)
+        value = self.before.perplexity.value if self.before.perplexity else float("nan")
+        return {"safety": point.safety, "over_refusal": point.over_refusal, "perplexity": value}
+
+    def _point(self, deltas: Deltas, scale: float) -> Point:
+        tuned = replace(self.opened, patch_digest=digest_of(deltas.tensors()))
+        with deltas.attached(self.opened.model):
+            return self._of(measure(tuned, self.settings.evaluate, self.progress), scale)
+
+    def _of(self, measured: Measurement, scale: float) -> Point:
+        change = 0.0
+        if measured.perplexity is not None and self.before.perplexity is not None:
+            change = measured.perplexity.value / self.before.perplexity.value - 1.0
+        return Point(
+            scale,
+            tuple(not complied for complied in measured.outcomes("non_refusal")),
+            {metric: tuple(measured.outcomes(metric)) for metric in SAFE},
+            change,
+        )
+
+
+def _arms(
+    opened: OpenModel, first: ScoresFile, second: ScoresFile, settings: PlaceSettings
+) -> Iterator[PlaceArm]:
+    about = opened.describe()
+    return arms_of(
+        opened.model.anatomy,
+        first.scores,
+        second.scores,
+        settings.rules,
+        settings.budgets,
+        settings.draws,
+        opened.model.parameters,
+        {key: about[key] for key in ("model", "fingerprint")},
+    )
+
+
+def _key(
+    opened: OpenModel,
+    settings: PlaceSettings,
+    first: ScoresFile,
+    second: ScoresFile,
+    pairs: TrainingPairs,
+) -> str:
+    """A digest of all that an arm's result depends on beside its name."""
+    shared = {key: value for key, value in settings.as_json().items() if key not in _WHICH}
+    parts = [opened.describe(), shared, dict(first.provenance), dict(second.provenance)]
+    text = json.dumps([*parts, pairs.sha256], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# What says which arms there are, and not what each of them is.
+_WHICH = ("budgets", "rules", "draws")
+
+
+def _finished(path: Path, key: str) -> dict[str, ArmResult]:
+    if not path.is_file():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            name, mine = row.pop("name"), row.pop("key") == key
+        except (ValueError, KeyError, AttributeError) as error:
+            # A run that was killed while writing leaves one broken line, which is made again.
+            if line.endswith("}"):
+                raise FormatError(f"{path}, line {number} is no finished arm: {error!r}") from error
+            continue
+        if mine:
+            found[name] = ArmResult.from_json(row)
+    return found
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = path.read_bytes() if path.is_file() else b""
+    with path.open("ab") as file:
+        if held and not held.endswith(b"\n"):
+            file.write(b"\n")
+        file.write(json.dumps(row, sort_keys=True).encode() + b"\n")

@@ -1,0 +1,111 @@
+"""What a recipe may say: its steps and their settings, checked when the file is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+STEPS = ("detect", "place", "tune", "eval", "inspect")
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectStep(_Step):
+    """`snt detect`."""
+
+    corpus: str = "harmful/detect"
+    against: str | None = "harmless/detect"
+    select: str = "budget=1%"
+    combine: Literal["none", "subtract", "contrast"] | None = None
+    consistency: float = Field(default=1.0, gt=0, le=1)
+    kinds: tuple[str, ...] = ("q", "k", "v", "ffn")
+
+
+class TuneStep(_Step):
+    """`snt tune` with the mask of the detect step, or with `mask`."""
+
+    mask: str | None = None
+    data: str = "refusals/tune"
+    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
+    lr: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch: int | None = Field(default=None, ge=1)
+    retain_batch: int | None = Field(default=None, ge=1)
+    retain_weight: float | None = Field(default=None, ge=0)
+
+
+class PlaceStep(_Step):
+    """Located masks of the detect step against random ones, tuned and measured alike."""
+
+    budgets: tuple[str, ...] = ("0.01%", "0.03%", "0.1%", "0.3%", "1%")
+    rules: tuple[str, ...] | None = None
+    draws: int = Field(default=3, ge=1)
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0)
+    data: str = "refusals/tune"
+    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
+    lr: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch: int | None = Field(default=None, ge=1)
+    retain_batch: int | None = Field(default=None, ge=1)
+    retain_weight: float | None = Field(default=None, ge=0)
+    judge: str = "refusal"
+    new_tokens: int = Field(default=48, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    corpora: dict[str, str] = Field(default_factory=dict)
+
+
+class EvalStep(_Step):
+    """`snt eval` of the patch of the tune step beside its base model."""
+
+    suites: tuple[str, ...] = ("safety", "over-refusal", "capability")
+    judge: str = "refusal"
+    new_tokens: int = Field(default=48, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    corpora: dict[str, str] = Field(default_factory=dict)
+
+
+class InspectStep(_Step):
+    """`snt inspect` of the mask."""
+
+
+class Recipe(BaseModel):
+    """A whole recipe: the steps that are named run, in this order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    about: str = ""
+    model: str | None = None
+    backend: str | None = None
+    dtype: str = "auto"
+    system: str | None = None
+    seed: int = 0
+    detect: DetectStep | None = None
+    place: PlaceStep | None = None
+    tune: TuneStep | None = None
+    eval: EvalStep | None = None
+    inspect: InspectStep | None = None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the steps that run."""
+        return tuple(name for name in STEPS if getattr(self, name) is not None)
+
+    def directory(self, output: Path | None) -> Path:
+        """Where the run's files go."""
+        return output or Path("runs") / self.name
+
+    def plan(self, output: Path | None = None) -> dict[str, Any]:
+        """What would run, for `--dry-run`."""
+        document = self.model_dump(mode="json")
+        return {
+            "recipe": self.name,
+            "about": self.about,
+            "model": self.model or "(the default)",
+            "directory": str(self.directory(output)),
+            "steps": [{"step": name, **document[name]} for name in self.steps],
+        }

@@ -1,0 +1,141 @@
+"""The comparison of places as tables, and its curve as a picture."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from snt.report.figures import duration, gigabytes, percent, signed_percent
+
+if TYPE_CHECKING:
+    from snt.place import Placing
+
+# Colours that stay apart for the colour-blind (Okabe and Ito 2008), and shapes beside them.
+_INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+_SHAPES = ("circle", "square", "diamond", "triangle", "cross", "circle", "square")
+_PANEL, _GAP, _TOP, _LEFT = 220, 34, 46, 54
+
+
+def place_tables(found: Placing) -> list[RenderableType]:
+    """One row per rule and budget; then how many times more random ones need; then the cost."""
+    table = Table(
+        title="Does the place matter? Safety and over-refusal after the same training",
+        title_justify="left",
+        box=box.SIMPLE,
+        caption_justify="left",
+        caption=f"separation: harmful refused minus safe refused; before: "
+        f"{percent(found.before['safety'])} and {percent(found.before['over_refusal'])}",
+    )
+    table.add_column("budget")
+    table.add_column("mask")
+    headers = ("parameters", "harmful refused", "safe refused", "perplexity", "separation, 95%")
+    for name in (*headers, "at its best scale"):
+        table.add_column(name, justify="right")
+    last = ""
+    for row in found.rows:
+        if last and row.budget != last:
+            table.add_section()
+        draws = f" ({row.draws} draws)" if row.draws > 1 else ""
+        table.add_row(
+            "" if row.budget == last else row.budget,
+            f"{row.rule}{draws}",
+            f"{row.parameters:,}",
+            percent(row.safety),
+            percent(row.over_refusal),
+            signed_percent(row.perplexity_change),
+            _points(row.separation),
+            _points(row.best),
+        )
+        last = row.budget
+    needed = Table("mask", "budget", "random ones need", box=box.SIMPLE)
+    for rule, by_budget in found.needed().items():
+        for budget, times in by_budget.items():
+            needed.add_row(
+                rule, budget, "more than measured" if times is None else f"{times:.1f} ×"
+            )
+    cost = (
+        f"{len(found.arms)} arms in {duration(found.seconds)}, at most "
+        f"{gigabytes(found.peak_bytes)} of memory; files: {found.directory}"
+    )
+    return [table, needed, cost]
+
+
+def place_picture(found: Placing) -> str:
+    """An SVG page: one panel per budget, harmful refused over safe refused, a line per arm."""
+    budgets = list(dict.fromkeys(arm.budget for arm in found.arms))
+    rules = list(dict.fromkeys(arm.rule for arm in found.arms))
+    most = max(0.2, *(point.over_refusal for arm in found.arms for point in arm.points))
+    width = _LEFT + len(budgets) * (_PANEL + _GAP)
+    height = _TOP + _PANEL + 70 + 18 * (-(-len(rules) // 4))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="12" fill="#222">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{_LEFT}" y="18" font-size="15">Harmful requests refused (upwards) against '
+        "safe requests refused (to the right), by budget</text>",
+    ]
+    for number, budget in enumerate(budgets):
+        left = _LEFT + number * (_PANEL + _GAP)
+        parts += _frame(left, f"{budget} of the parameters", most, number == 0)
+        for arm in found.arms:
+            if arm.budget != budget:
+                continue
+            kind = rules.index(arm.rule)
+            at = [
+                (
+                    left + point.over_refusal / most * _PANEL,
+                    _TOP + _PANEL - point.safety * _PANEL,
+                )
+                for point in arm.points
+            ]
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+            ink = _INKS[kind % len(_INKS)]
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" opacity="0.55"/>')
+            parts += [_mark(kind, x, y) for x, y in at]
+    for number, rule in enumerate(rules):
+        x, y = _LEFT + 170 * (number % 4), _TOP + _PANEL + 52 + 18 * (number // 4)
+        parts += [_mark(number, x, y - 4), f'<text x="{x + 12}" y="{y}">{escape(rule)}</text>']
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _frame(left: int, title: str, most: float, named: bool) -> list[str]:
+    bottom = _TOP + _PANEL
+    parts = [
+        f'<text x="{left}" y="{_TOP - 8}" font-weight="bold">{escape(title)}</text>',
+        f'<rect x="{left}" y="{_TOP}" width="{_PANEL}" height="{_PANEL}" fill="none" '
+        'stroke="#bbb"/>',
+    ]
+    for share in (0.25, 0.5, 0.75):
+        y = bottom - share * _PANEL
+        parts.append(f'<line x1="{left}" x2="{left + _PANEL}" y1="{y}" y2="{y}" stroke="#eee"/>')
+    for share in (0.0, 0.5, 1.0):
+        x = left + share * _PANEL
+        label = percent(share * most, 0)
+        parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
+    for share in (0.0, 0.5, 1.0) if named else ():
+        y = bottom - share * _PANEL + 4
+        parts.append(f'<text x="{left - 6}" y="{y}" text-anchor="end">{percent(share, 0)}</text>')
+    return parts
+
+
+def _mark(kind: int, x: float, y: float) -> str:
+    ink, shape = _INKS[kind % len(_INKS)], _SHAPES[kind % len(_SHAPES)]
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{ink}"/>'
+    corners = {
+        "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
+        "diamond": ((0, -5), (5, 0), (0, 5), (-5, 0)),
+        "triangle": ((0, -5), (5, 4), (-5, 4)),
+        "cross": ((-5, -2), (-2, -5), (5, 2), (2, 5)),
+    }[shape]
+    line = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    return f'<polygon points="{line}" fill="{ink}"/>'
+
+
+def _points(value: tuple[float, float, float]) -> str:
+    middle, low, high = (100 * part for part in value)
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
