@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -28,11 +29,11 @@ def model_and_batches(prompts: int) -> tuple[LoadedModel, list[Batch]]:
     return opened.model, group_by_length(ids, opened.chat.pad_id)
 
 
-def forward(model: LoadedModel, batches: Sequence[Batch]) -> None:
-    """The model's own attention, to the final hidden states."""
+def forward(model: Any, batches: Sequence[Batch]) -> None:
+    """Every row whole, by the model's own attention, to the final hidden states."""
     with torch.inference_mode():
         for batch in batches:
-            model.hidden(batch)
+            model.forward(batch)
 
 
 def rows(prompts: int, rounds: int) -> list[Row]:

@@ -56,7 +56,7 @@ def large(rounds: int) -> list[Row]:
 
     def forward() -> None:
         with torch.inference_mode():
-            model.hidden(batch)
+            model.forward(batch)
 
     seconds = in_turn(
         {"forward": forward, "exact": lambda: model.observe([batch], visit)}, 2 * rounds

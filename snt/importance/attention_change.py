@@ -41,7 +41,7 @@ def change_norms(removals: Removals) -> Tensor:
 def _norms(removals: Removals) -> Tensor:
     units, heads, _, neurons = removals.shape
     squared = removals.on_rows[0].new_zeros(units, neurons)
-    project = projection(removals.mixing, heads, neurons)
+    project = projection(removals.mixing, heads, neurons, removals.first_row)
     for rows in removals.row_blocks(_rows_at_once(removals)):
         seen = Attention.of(removals, rows).by_column()
         # Neurons lie side by side in memory: at least a vector of them at a time.

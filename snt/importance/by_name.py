@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError
 from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
 from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.packing import shared_beginning
+from snt.importance.packing import packed, shared_beginning
 from snt.importance.paper import (
     paper_key_importance,
     paper_query_importance,
@@ -70,9 +70,27 @@ class _Terms:
         return shared_beginning(self.batch, self.seen.visible)
 
     @cached_property
+    def packed(self) -> LayerActivations:
+        """Without padding and as it lies in memory best, once for queries and keys."""
+        seen = packed(self.seen, self.batch.real)
+        return replace(
+            seen,
+            query_raw=seen.query_raw.contiguous(),
+            key_raw=seen.key_raw.contiguous(),
+            query=seen.query.contiguous(),
+            key=seen.key.contiguous(),
+            value=seen.value.contiguous(),
+        )
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """What is real of `packed`: all, for packed padding is seen by nothing."""
+        return self.batch.real.new_ones(len(self.batch.real), self.packed.query.shape[2])
+
+    @cached_property
     def attention(self) -> Attention | None:
         """This batch's attention, for the kinds that start from it."""
-        return group_attention(self.seen, self.batch.real, self.shared)
+        return group_attention(self.packed, self.filled, self.shared)
 
     def _once(self, term: str, made: Callable[[], Tensor]) -> Tensor:
         if (self.layer, term) not in self.kept:
@@ -140,30 +158,34 @@ def _released_ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tens
 _OF_NAME: dict[str, dict[str, _Maths]] = {
     "exact": {
         "ffn": _ffn,
-        "q": lambda seen, real, w: query_importance(seen, real, w.factors(w.query_units), w.shared),
-        "k": lambda seen, real, w: key_importance(seen, real, w.factors(w.key_units), w.shared),
+        "q": lambda _seen, _real, w: query_importance(
+            w.packed, w.filled, w.factors(w.query_units), w.shared
+        ),
+        "k": lambda _seen, _real, w: key_importance(
+            w.packed, w.filled, w.factors(w.key_units), w.shared
+        ),
         "v": _value,
     },
     "fast": {
         "ffn": _ffn,
-        "q": lambda seen, real, w: fast_query_importance(
-            seen, real, w.grams(w.grouped_units), w.shared, w.attention
+        "q": lambda _seen, _real, w: fast_query_importance(
+            w.packed, w.filled, w.grams(w.grouped_units), w.shared, w.attention
         ),
-        "k": lambda seen, real, w: fast_key_importance(
-            seen, real, w.grams(w.key_units), w.shared, w.attention
+        "k": lambda _seen, _real, w: fast_key_importance(
+            w.packed, w.filled, w.grams(w.key_units), w.shared, w.attention
         ),
         "v": _value,
     },
     "paper": {
         "ffn": _ffn,
-        "q": lambda seen, real, w: paper_query_importance(seen, real, w.shared),
-        "k": lambda seen, real, w: paper_key_importance(seen, real, w.shared),
+        "q": lambda _seen, _real, w: paper_query_importance(w.packed, w.filled, w.shared),
+        "k": lambda _seen, _real, w: paper_key_importance(w.packed, w.filled, w.shared),
         "v": lambda seen, real, _: paper_value_importance(seen.attended, seen.key.shape[1], real),
     },
     "released-code": {
         "ffn": _released_ffn,
-        "q": lambda seen, real, _: released_query_score(seen, real),
-        "k": lambda seen, real, _: released_key_score(seen, real),
+        "q": lambda _seen, _real, w: released_query_score(w.packed, w.filled),
+        "k": lambda _seen, _real, w: released_key_score(w.packed, w.filled),
         "v": lambda seen, real, _: released_value_score(seen.attended, seen.key.shape[1], real),
     },
 }

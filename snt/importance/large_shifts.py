@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -14,6 +15,8 @@ from snt.importance.removals import Attention, Removals, capped
 # Most elements of a (neurons × heads × rows × columns) block.
 _BLOCK = 1 << 18
 _ROWS = 64
+# Shifts are cut at this size.
+_LARGEST = 30.0
 
 
 def redo_large(
@@ -73,25 +76,42 @@ def _squared_change(
     def by_column(part: Tensor) -> Tensor:
         return part[:, rows.first : rows.last].mT[unit, neuron][:, None, None]
 
-    kept, logits = heads_of(attention.probabilities), heads_of(attention.logits)
-    shift = torch.zeros_like(kept)
-    own = shift[:, removals.own_heads]
-    for lines, columns in zip(removals.on_rows, removals.on_columns, strict=True):
-        own.addcmul_(by_row(lines), by_column(columns))
+    kept = heads_of(attention.probabilities)
+    if removals.own is None:
+        shift = by_row(removals.on_rows[0]) * by_column(removals.on_columns[0])
+    else:
+        shift = torch.zeros_like(kept)
+        own = shift[:, removals.own_heads]
+        own.addcmul_(by_row(removals.on_rows[0]), by_column(removals.on_columns[0]))
+    shift[:, removals.own_heads].addcmul_(
+        by_row(removals.on_rows[1]), by_column(removals.on_columns[1])
+    )
+    bends = removals.softcap is not None or removals.row_gain is not None
+    if bends or removals.column_gain is not None:
+        shift = _bent(removals, shift, heads_of(attention.logits), by_row, by_column)
+    # Beyond, one position has all the attention already, and exponentials leave their range.
+    change = shift.clamp_(-_LARGEST, _LARGEST).exp_().mul_(kept)
+    total = change.sum(dim=-1, keepdim=True)
+    change.mul_(total.masked_fill_(total == 0.0, 1.0).reciprocal_()).sub_(kept)
+    met = slice(rows.first, rows.last)
+    along = (change @ heads_of(directions)[:, :, met]).sum(dim=1)
+    beside = change.square_() @ heads_of(rest)[:, :, met].unsqueeze(-1)
+    return along.square_().sum(dim=(1, 2)) + beside.sum(dim=(1, 2, 3))
+
+
+def _bent(
+    removals: Removals,
+    shift: Tensor,
+    logits: Tensor,
+    by_row: Callable[[Tensor], Tensor],
+    by_column: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The shift with what a norm's gain adds to it, through the cap."""
     if removals.row_gain is not None:
         gain = removals.row_gain
         shift.addcmul_(by_row(gain if gain.dim() == 4 else gain.unsqueeze(1)), logits)
     if removals.column_gain is not None:
         shift.addcmul_(by_column(removals.column_gain), logits)
-    if removals.softcap is not None:
-        shift = capped(logits + shift, removals.softcap) - capped(logits, removals.softcap)
-    # Hidden entries must not decide what the exponentials are measured from.
-    shift = shift.masked_fill_(kept == 0.0, -torch.inf)
-    largest = shift.amax(dim=-1, keepdim=True).nan_to_num_(neginf=0.0)
-    after = (shift - largest).exp_().mul_(kept)
-    total = after.sum(dim=-1, keepdim=True)
-    change = (after / total.masked_fill_(total == 0.0, 1.0)).sub_(kept)
-    met = slice(rows.first, rows.last)
-    along = (change @ heads_of(directions)[:, :, met]).sum(dim=1)
-    beside = change.square_() @ heads_of(rest)[:, :, met].unsqueeze(-1)
-    return along.square_().sum(dim=(1, 2)) + beside.sum(dim=(1, 2, 3))
+    if removals.softcap is None:
+        return shift
+    return capped(logits + shift, removals.softcap) - capped(logits, removals.softcap)

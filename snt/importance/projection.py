@@ -61,18 +61,21 @@ class Projection(Protocol):
     def __call__(self, units: slice, rows: Rows) -> Callable[[Tensor], Tensor]: ...
 
 
-def projection(mixing: Mixing | None, heads: int, neurons: int) -> Projection:
+def projection(mixing: Mixing | None, heads: int, neurons: int, first_row: int = 0) -> Projection:
     """The cheapest way, by a count of products: factored, stacked, or value and factor in turn.
 
-    Without a mixing the change itself is measured.
+    Without a mixing the change itself is measured. Rows before `first_row` are not asked for.
     """
     if mixing is None:
         return lambda _units, _rows: lambda change: change.flatten(1, 3)
     tokens, dim = mixing.value.shape[-2:]
     stacked, width = tokens * heads, mixing.factors.shape[2]
-    # A triangular factor saves most of the width; to make it costs a Gram matrix in float64.
-    saved = neurons * tokens * (4 * width - 3 * stacked) // 6
-    if stacked <= min(width, _LARGEST_GRAM) and saved > 4 * stacked * width:
+    # A row meets so many columns on average, and a triangular factor is no wider than those. To
+    # make it takes a Gram matrix in float64 and its root: as measured, as long as 6 · side² · width
+    # products of the kind saved.
+    met = heads * (first_row + tokens) // 2
+    saved = neurons * (tokens - first_row) * met * (width - met)
+    if stacked <= min(width, _LARGEST_GRAM) and saved > 6 * stacked * stacked * width:
         lower = _lower_factor(_by_head(mixing, heads))
         if lower is not None:
             return _Stacked(lower, triangular=True)
