@@ -15,7 +15,7 @@ from snt import corpora
 from snt.backend import Batch, LoadedModel
 from snt.opening import ModelChoice, open_model
 from snt.scores import Scores
-from snt.scoring import detect_scores, group_by_length
+from snt.scoring import BATCH_PROMPTS, detect_scores, group_by_length
 
 MODEL, CORPUS = "smollm2-135m", "harmful/detect"
 
@@ -60,7 +60,7 @@ def rows(prompts: int, rounds: int) -> list[Row]:
     tokens = [sum(int(batch.real.sum()) for batch in some) for some in (batches, half)]
     note = f"{MODEL}, {CORPUS}: {prompts} prompts, {tokens[0]} tokens"
     doubled = [one * tokens[0] / tokens[1] for one in seconds["half"]]
-    memory = [peak_of(_prepared, count) for count in (8, 32)]
+    memory = [peak_of(_prepared, count) for count in (16, 64)]
     return [
         Row(
             "exact, embedded model, total / forward",
@@ -85,7 +85,7 @@ def rows(prompts: int, rounds: int) -> list[Row]:
             "exact",
         ),
         Row(
-            "growth: memory above the model, 32 prompts / 8 prompts",
+            "growth: memory above the model, 64 prompts / 16 prompts",
             (memory[1] / memory[0],),
             1.1,
             True,
@@ -127,7 +127,7 @@ def agreement(exact: Scores, fast: Scores) -> list[Row]:
 
 
 def _prepared(prompts: int) -> Callable[[], object]:
-    model, batches = model_and_batches(32)
+    model, batches = model_and_batches(64)
     detect_scores(model, batches[:1])
     # The longest prompts are in both, so that only their number differs.
-    return lambda: detect_scores(model, batches[-prompts // 8 :])
+    return lambda: detect_scores(model, batches[-prompts // BATCH_PROMPTS :])

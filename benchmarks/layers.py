@@ -92,8 +92,8 @@ def work(name: str, tokens: int) -> Callable[[], object]:
 
     def fast() -> object:
         shared = group_attention(seen, real)
-        query = fast_query_importance(seen, real, grams, shared)
-        return query, fast_key_importance(seen, real, grams, shared)
+        query = fast_query_importance(seen, real, grams, attention=shared)
+        return query, fast_key_importance(seen, real, grams, attention=shared)
 
     def published() -> object:
         return materialised.query_scores(seen), materialised.key_scores(seen)

@@ -32,7 +32,7 @@ from snt.importance.removals import Attention, Removals
 from snt.importance.sketch import sketch
 
 # Directions: as few as keep the order of neurons. Keys need more, since their heads add.
-QUERY_RANK, KEY_RANK = 1, 2
+QUERY_RANK, KEY_RANK = 3, 6
 # Neurons of a kind, of a prompt, whose changed attention is computed after all.
 _LARGE_SHARE = 0.08
 # Most elements of a (units × heads × rows × directions × neurons) product, to stay in cache.
