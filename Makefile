@@ -27,7 +27,7 @@ check: install
 	$(BIN)/python docs/generate.py --check
 
 bench: install
-	$(BIN)/python benchmarks/detection.py
+	$(BIN)/python -m benchmarks
 
 docs: install
 	$(BIN)/python docs/generate.py

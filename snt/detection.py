@@ -19,6 +19,7 @@ from snt.atomic import check_writable
 from snt.corpora import Corpus
 from snt.corpus_scoring import HALVES, ScoredSide, Shard, score_sides
 from snt.errors import RequestError, unknown_name
+from snt.importance.by_name import IMPORTANCES
 from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
@@ -29,8 +30,6 @@ from snt.unfinished import check_resumable, unfinished_directory
 from snt.verification import Verification, verification_path
 from snt.verification_arms import VerifySettings
 from snt.verified_detection import verify_detection
-
-IMPORTANCES = ("exact",)
 
 
 @dataclass(frozen=True)

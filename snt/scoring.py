@@ -13,9 +13,7 @@ from torch import Tensor
 from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
-from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.query_key import head_factors, key_importance, query_importance
-from snt.importance.value import value_gram, value_importance
+from snt.importance.by_name import Importances
 from snt.scores import NeuronScores, Place, Scores
 
 # A batch is as large as this allows: prompts, and tokens with their padding.
@@ -94,22 +92,24 @@ def detect_scores(
     batches: Sequence[Batch],
     kinds: Sequence[str] = KINDS,
     on_layer: Callable[[int], None] | None = None,
+    importance: str = "exact",
     *,
     begin: Tally | None = None,
     on_batch: Callable[[Tally], None] | None = None,
     rows: int | None = None,
 ) -> Detected:
-    """Exact importances of all neurons of `kinds` over all batches.
+    """Importances of all neurons of `kinds` over all batches.
 
-    A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
-    earlier run got from the first of these batches. `on_layer` gets the number of prompts after
-    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
-    TooManyDropped when more than 1% of `rows` prompts (default: those of the batches) are dropped.
+    `importance` is one of `snt.importance.by_name.IMPORTANCES`. A prompt with an importance that
+    is not finite in any layer counts in none. `begin` is what an earlier run got from the first of
+    these batches. `on_layer` gets the number of prompts after each (batch, layer), for a progress
+    bar; `on_batch` what has been found so far. Raises TooManyDropped when more than 1% of `rows`
+    prompts (default: those of the batches) are dropped.
     """
     begin = begin or Tally()
     started = time.perf_counter()
     collector = _Collector(
-        tuple(kinds),
+        Importances(importance, tuple(kinds)),
         on_layer,
         on_batch,
         begin,
@@ -146,7 +146,7 @@ class _Collector:
     A batch waits until all its layers are seen, for an overflow may first show in the last.
     """
 
-    kinds: tuple[str, ...]
+    importances: Importances
     on_layer: Callable[[int], None] | None
     on_batch: Callable[[Tally], None] | None
     tally: Tally
@@ -154,7 +154,6 @@ class _Collector:
     seconds: float = 0.0
     seen: Counter[int] = field(default_factory=Counter)
     waiting: dict[int, dict[Place, Tensor]] = field(default_factory=dict)
-    weights: dict[int, _WeightTerms] = field(default_factory=dict)
     first: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,11 +167,11 @@ class _Collector:
         number = self.first + self.seen[layer]
         self.seen[layer] += 1
         held = self.waiting.setdefault(number, {})
-        for kind, importance in self._importances(layer, batch, activations, model).items():
+        for kind, importance in self.importances(layer, batch.real, activations, model).items():
             held[layer, kind] = importance
         if self.on_layer is not None:
             self.on_layer(len(batch.real))
-        if len(held) == model.anatomy.layers * len(self.kinds):
+        if len(held) == model.anatomy.layers * len(self.importances.kinds):
             self._commit(number, model)
         self.seconds += time.perf_counter() - started
 
@@ -189,40 +188,3 @@ class _Collector:
         check_dropped(len(self.tally.dropped), self.rows, str(model.dtype).removeprefix("torch."))
         if self.on_batch is not None:
             self.on_batch(self.tally)
-
-    def _importances(
-        self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
-    ) -> dict[str, Tensor]:
-        if layer not in self.weights:
-            self.weights[layer] = _weight_terms(layer, model)
-        terms, real = self.weights[layer], batch.real
-        maths: dict[str, Callable[[], Tensor]] = {
-            "ffn": lambda: ffn_importance(seen.middle, terms.down_norms, real),
-            "q": lambda: query_importance(seen, real, terms.query_factors),
-            "k": lambda: key_importance(seen, real, terms.key_factors),
-            "v": lambda: value_importance(seen.attended, terms.value_gram, real),
-        }
-        return {kind: maths[kind]() for kind in self.kinds}
-
-
-@dataclass(frozen=True)
-class _WeightTerms:
-    """What the importances of one layer take from its weights alone."""
-
-    down_norms: Tensor
-    value_gram: Tensor
-    query_factors: Tensor
-    key_factors: Tensor
-
-
-def _weight_terms(layer: int, model: LoadedModel) -> _WeightTerms:
-    anatomy, family = model.anatomy, model.anatomy.family
-    output = model.weight(layer, family.output)
-    # A norm over all heads lets every head change, so that their cross terms count.
-    coupled = family.norm == "all"
-    return _WeightTerms(
-        column_norms(model.weight(layer, family.down)),
-        value_gram(output, anatomy.kv_heads, anatomy.head_dim),
-        head_factors(output, 1 if coupled else anatomy.heads),
-        head_factors(output, 1 if coupled else anatomy.kv_heads),
-    )

@@ -40,7 +40,9 @@ def detect(
             show_default=False,
         ),
     ] = None,
-    importance: Annotated[str, typer.Option("--importance", help="exact.")] = "exact",
+    importance: Annotated[
+        str, typer.Option("--importance", help="exact, fast, paper or released-code.")
+    ] = "exact",
     select: options.Select = options.SELECT,
     consistency: options.Consistency = 1.0,
     combine: options.Combine = None,

@@ -17,8 +17,8 @@ def ffn_importance(middle: Tensor, down_norms: Tensor, real: Tensor) -> Tensor:
     """
     # A NaN at a padded position must not reach a real prompt, so padding is replaced, not scaled.
     kept = torch.where(real.unsqueeze(-1), middle.float(), 0.0)
-    norms: Tensor = torch.linalg.vector_norm(kept, dim=1)
-    return norms * down_norms
+    # Not vector_norm: over an axis that is not the last it takes four times as long.
+    return (kept * kept).sum(dim=1).sqrt_() * down_norms
 
 
 def column_norms(weight: Tensor) -> Tensor:

@@ -1,282 +1,211 @@
 """Query and key neurons, exactly, in parallel (method: Zhao et al., ICLR 2025, section 2).
 
-Removing coordinate d of a query head lowers the logits by Δ_ij; of a key head, those of every query
-head in its group. With A = P∘expm1(−Δ) and z = row sums of A, the new attention minus the old is
-(A − zP)/(1 + z): one exponential per (neuron, i, j), and no cancellation when Δ is small.
+Removing raw coordinate d of a query head lowers the scaled logits S_ij by Δ_ij, the product of the
+coordinate alone, turned, with the keys; of a key head, those of every query head in its group. A
+norm over queries or keys lets the other coordinates of its span grow by 1 + g: S' = (1 + g)(S − Δ),
+so the shift is g·S − (1 + g)·Δ, with g of row i for queries and of column j for keys. Where the
+norm runs over all heads, the other heads' logits become (1 + g)·S, and all heads' changes add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from snt.backend import LayerActivations
-
-# Beyond this |Δ| the product form loses digits: 1 + z cancels when the mass of a row is moved away,
-# A − zP where one position holds nearly all of it, and far beyond the exponential overflows.
-_SAFE_SHIFT = 2.0
-# Elements of one (neurons × rows × heads × columns) block: large enough that dispatching an
-# operation costs little beside running it, small enough to stay near the cores.
-_BLOCK = 1 << 19
-# A block of rows i sees only the columns j ≤ i; about three blocks save most of the empty half.
-_ROW_BLOCKS = 3
+from snt.backend import LayerActivations, Turn
+from snt.importance.attention_change import change_norms
+from snt.importance.packing import packed
+from snt.importance.projection import Mixing
+from snt.importance.removals import Removals
 
 
-@dataclass(frozen=True)
-class _Removal:
-    """What the units (query heads, or key heads with their m query heads) of one prompt need.
-
-    probabilities, logits: (U, m, T, T). on_rows: two (U, D, m, T) and on_columns: two
-    (U, D, 1 or m, T), with Δ_ij = Σ on_rows_i · on_columns_j. mixed: (U, m, T, r), the values
-    through the output projection, up to a rotation.
-    """
-
-    probabilities: Tensor
-    logits: Tensor
-    on_rows: tuple[Tensor, Tensor]
-    on_columns: tuple[Tensor, Tensor]
-    mixed: Tensor
+def head_grams(output_weight: Tensor, groups: int) -> Tensor:
+    """Gram matrix of each group's columns of W_o: (d_model, H·D) -> (groups, n·D, n·D)."""
+    columns = output_weight.float().view(output_weight.shape[0], groups, -1).permute(1, 2, 0)
+    return columns @ columns.mT
 
 
 def head_factors(output_weight: Tensor, groups: int) -> Tensor:
-    """Factor of each group's output Gram matrix: (d_model, H·D) -> (groups, n·D, n·D).
+    """Factor of the Gram matrix of `head_grams`: (d_model, H·D) -> (groups, n·D, r), r ≤ d_model.
 
     Stacked over the n = H / groups heads of a group, ‖Σ_h x_h W_o,hᵀ‖ = ‖[x_1 … x_n] F‖ with F the
     factor, so that d_model never appears again.
     """
-    columns = output_weight.double().view(output_weight.shape[0], groups, -1).permute(1, 2, 0)
-    # Eigenvectors rather than Cholesky: a pruned or duplicated head makes the matrix singular.
-    values, vectors = torch.linalg.eigh(columns @ columns.mT)
-    factors: Tensor = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
-    return factors.float()
+    rows = output_weight.float().view(output_weight.shape[0], groups, -1).transpose(0, 1)
+    # Not Cholesky: a pruned or duplicated head makes the Gram matrix singular.
+    factors: Tensor = torch.linalg.qr(rows, mode="r").R
+    return factors.mT.contiguous()
 
 
 def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
     """‖block(x) without (h, d) − block(x)‖ for every query neuron -> (B, H·D) float32.
 
-    real: (B, T) bool, False at padding. factors: (H, D, D), from `head_factors` with H groups.
+    real: (B, T) bool, False at padding. factors: from `head_factors`, with H groups, or with one
+    where a norm runs over all heads of a query (`gain_span` "all").
     """
-    if seen.softcap is not None or seen.query_gain is not None:
-        return _general_importance(seen, real, factors, of_keys=False)
-    heads = seen.query.shape[1]
-    per_group = heads // seen.key.shape[1]
-    rows = []
-    for row, kept in enumerate(real):
-        key = seen.key[row][:, kept].repeat_interleave(per_group, 0)
-        value = seen.value[row][:, kept].repeat_interleave(per_group, 0)
-        logits = _logits(seen, row, kept).unsqueeze(1)
-        own = _own_terms(seen.query_raw[row][:, kept] * seen.scale, seen, row, kept)
-        other = (_lanes(key), _lanes(key[..., seen.turn.partner]))
-        mixed = (value @ factors).unsqueeze(1)
-        removal = _Removal(logits.softmax(dim=-1), logits, own, other, mixed)
-        rows.append(_importance(removal))
-    return torch.stack(rows)
+    parts = query_removals(packed(seen, real), factors)
+    return side_by_side(map(change_norms, parts), len(real))
 
 
 def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
     """‖block(x) without (g, d) − block(x)‖ for every key neuron -> (B, G·D) float32.
 
     The heads of a group add before the norm is taken, so their cross terms count.
-    real: (B, T) bool, False at padding. factors: (G, n·D, n·D), from `head_factors` with G groups.
+    real: (B, T) bool, False at padding. factors: from `head_factors`, with G groups, or with one
+    where a norm runs over all heads of a key (`gain_span` "all").
     """
-    if seen.softcap is not None or seen.key_gain is not None:
-        return _general_importance(seen, real, factors, of_keys=True)
+    parts = key_removals(packed(seen, real), factors)
+    return side_by_side(map(change_norms, parts), len(real))
+
+
+def side_by_side(norms: Iterable[Tensor], batch: int) -> Tensor:
+    """(B·units, N) of each part -> (B, all neurons of a kind), in the order of their index."""
+    return torch.cat([part.reshape(batch, -1) for part in norms], dim=1)
+
+
+def query_removals(
+    seen: LayerActivations, factors: Tensor | None, by_group: bool = False
+) -> Iterator[Removals]:
+    """Packed activations -> removals whose (units, neurons), side by side, make (B, H·D).
+
+    Without factors the removals have no mixing: what changes is the attention itself. By group, a
+    unit is the separate query heads of a key head, and so are the factors.
+    """
+    batch, heads, _, dim = seen.query.shape
     groups = seen.key.shape[1]
-    rows = []
-    for row, kept in enumerate(real):
-        query = _by_group(seen.query[row][:, kept], groups)
-        logits = _by_group(_logits(seen, row, kept), groups)
-        own = _own_terms(seen.key_raw[row][:, kept] * seen.scale, seen, row, kept)
-        turned = query[..., seen.turn.partner]
-        other = (query.permute(0, 3, 1, 2), turned.permute(0, 3, 1, 2))
-        by_head = factors.view(groups, query.shape[1], -1, factors.shape[-1])
-        mixed = seen.value[row][:, kept].unsqueeze(1) @ by_head
-        rows.append(_importance(_Removal(logits.softmax(dim=-1), logits, other, own, mixed)))
-    return torch.stack(rows)
+    group = heads // groups
+    query, value = seen.query * seen.scale, seen.value
+    alone, gain = seen.query_raw * -seen.scale, seen.query_gain
+    rows = _turned_alone(alone if gain is None else alone * (1.0 + gain), seen.turn)
+    columns = _centred(_both_lanes(seen.key, seen.turn), seen)
+    over_all = gain is not None and seen.gain_span == "all"
+    if by_group and not over_all:
+
+        def grouped(whole: Tensor) -> Tensor:
+            return whole.reshape(batch * groups, group, -1, dim)
+
+        yield Removals(
+            *(grouped(query), _alone(seen.key), *_visible(seen, groups)),
+            (grouped(rows[0]), grouped(rows[1])),
+            (columns[0].flatten(0, 1), columns[1].flatten(0, 1)),
+            _mixing(_alone(value), factors),
+            row_gain=None if gain is None else grouped(gain),
+            softcap=seen.softcap,
+            separate=True,
+        )
+        return
+    key = _repeated(seen.key, group)
+    columns = (_repeated(columns[0], group), _repeated(columns[1], group))
+    if gain is not None and seen.gain_span == "all":
+        for head in range(heads):
+            yield Removals(
+                *(query, key, *_visible(seen, 1)),
+                (rows[0][:, head : head + 1], rows[1][:, head : head + 1]),
+                (columns[0][:, head], columns[1][:, head]),
+                _mixing(_repeated(value, group), factors),
+                own=(head, head + 1),
+                row_gain=gain[:, head],
+                softcap=seen.softcap,
+            )
+        return
+    yield Removals(
+        *(_alone(query), _alone(key), *_visible(seen, heads)),
+        (_alone(rows[0]), _alone(rows[1])),
+        (columns[0].flatten(0, 1), columns[1].flatten(0, 1)),
+        _mixing(_alone(_repeated(value, group)), factors),
+        row_gain=None if gain is None else gain.flatten(0, 1),
+        softcap=seen.softcap,
+    )
 
 
-def _general_importance(
-    seen: LayerActivations, real: Tensor, factors: Tensor, of_keys: bool
-) -> Tensor:
-    """Every field of `seen`, neuron by neuron in float64: plain, and slow.
+def key_removals(seen: LayerActivations, factors: Tensor | None) -> Iterator[Removals]:
+    """Packed activations -> removals whose (units, neurons), side by side, make (B, G·D).
 
-    factors: of one group where the gain spans all heads, else as `query_importance` and
-    `key_importance` take them. Returns (B, U·D) float32, U heads or key heads.
+    Without factors the removals have no mixing: what changes is the attention itself.
     """
-    raw, gain = (seen.key_raw, seen.key_gain) if of_keys else (seen.query_raw, seen.query_gain)
-    heads, units = seen.query.shape[1], raw.shape[1]
-    per_group = heads // seen.key.shape[1]
-    mine = heads // units
-    rows = []
-    for row, kept in enumerate(real):
-        query = seen.query[row][:, kept].double()
-        key = seen.key[row][:, kept].double().repeat_interleave(per_group, 0)
-        value = seen.value[row][:, kept].double().repeat_interleave(per_group, 0)
-        visible = seen.visible[row][:, kept][:, :, kept]
-        own, cross = (t[row][kept].double() for t in (seen.turn.own, seen.turn.cross))
-        logits = query @ key.mT * seen.scale
+    batch, heads, _, dim = seen.query.shape
+    groups = seen.key.shape[1]
+    group = heads // groups
+    query, gain = seen.query * seen.scale, seen.key_gain
+    rows = _both_lanes(query, seen.turn)
+    alone = -seen.key_raw if gain is None else -seen.key_raw * (1.0 + gain)
+    columns = _centred(_turned_alone(alone, seen.turn), seen)
+    if gain is not None and seen.gain_span == "all":
+        for at in range(groups):
+            mine = slice(at * group, (at + 1) * group)
+            yield Removals(
+                *(query, _repeated(seen.key, group), *_visible(seen, 1)),
+                (rows[0][:, mine], rows[1][:, mine]),
+                (columns[0][:, at], columns[1][:, at]),
+                _mixing(_repeated(seen.value, group), factors),
+                own=(mine.start, mine.stop),
+                column_gain=gain[:, at],
+                softcap=seen.softcap,
+            )
+        return
 
-        def attend(some: Tensor, visible: Tensor = visible) -> Tensor:
-            if seen.softcap is not None:
-                some = seen.softcap * (some / seen.softcap).tanh()
-            return some.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+    def grouped(whole: Tensor) -> Tensor:
+        return whole.reshape(batch * groups, group, -1, dim)
 
-        before = attend(logits)
-        other = query if of_keys else key
-        found = []
-        for unit in range(units):
-            members = slice(unit * mine, (unit + 1) * mine)
-            for d, partner in enumerate(seen.turn.partner.tolist()):
-                alone = raw[row, unit, kept, d].double() * seen.scale
-                read = other[members, :, (d, partner)]
-                turned = torch.stack([alone * own[:, d], alone * cross[:, d]])
-                removed = torch.einsum("lt,mul->mtu", turned, read)
-                changed = logits.clone()
-                changed[members] -= removed.mT if of_keys else removed
-                if gain is not None:
-                    growth = 1.0 + gain[row, unit, kept, d].double()
-                    growth = growth if of_keys else growth.unsqueeze(-1)
-                    scaled = slice(None) if seen.gain_span == "all" else members
-                    changed[scaled] *= growth
-                change = (attend(changed) - before) @ value
-                if len(factors) == 1:
-                    mixed = change.transpose(0, 1).flatten(1) @ factors[0].double()
-                else:
-                    mixed = change[members].transpose(0, 1).flatten(1) @ factors[unit].double()
-                found.append(mixed.norm())
-        rows.append(torch.stack(found).float())
-    return torch.stack(rows)
+    yield Removals(
+        *(grouped(query), _alone(seen.key), *_visible(seen, groups)),
+        (grouped(rows[0]), grouped(rows[1])),
+        (columns[0].flatten(0, 1), columns[1].flatten(0, 1)),
+        _mixing(_alone(seen.value), factors),
+        column_gain=None if gain is None else gain.flatten(0, 1),
+        softcap=seen.softcap,
+    )
 
 
-def _by_group(heads: Tensor, groups: int) -> Tensor:
-    """(H, T, ·) -> (G, n, T, ·)."""
-    return heads.reshape(groups, -1, *heads.shape[1:])
+def _turned_alone(raw: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+    """Each coordinate without the others, turned: its entries at d and at its partner.
 
-
-def _logits(seen: LayerActivations, row: int, kept: Tensor) -> Tensor:
-    """Masked attention logits of one prompt's real tokens -> (H, T, T)."""
-    query, key = seen.query[row][:, kept], seen.key[row][:, kept]
-    per_group = len(query) // len(key)
-    logits = query @ key.repeat_interleave(per_group, 0).mT * seen.scale
-    visible = seen.visible[row][:, kept][:, :, kept]
-    return logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
-
-
-def _own_terms(
-    raw: Tensor, seen: LayerActivations, row: int, kept: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Coordinate d alone, turned: its entries at d and at its partner, two (U, D, 1, T).
-
-    raw: (U, T, D) before the rotary embedding.
+    raw: (B, ·, T, D) before the rotary embedding. Returns two of its shape.
     """
-    turn = seen.turn
-    return _lanes(raw * turn.own[row][kept]), _lanes(raw * turn.cross[row][kept])
+    return raw * turn.own.unsqueeze(1), raw * turn.cross.unsqueeze(1)
 
 
-def _lanes(flat: Tensor) -> Tensor:
-    """(U, T, D) -> (U, D, 1, T)."""
-    return flat.mT.unsqueeze(2)
+def _both_lanes(whole: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+    """Turned vectors' entries at d and at its partner: (B, ·, T, D) -> two of its shape."""
+    return whole, whole[..., turn.partner]
 
 
-def _importance(removal: _Removal) -> Tensor:
-    """Norms of the block's change for every neuron (u, d) -> (U·D,)."""
-    units, dim = removal.on_columns[0].shape[:2]
-    tokens = removal.mixed.shape[2]
-    squared = removal.mixed.new_zeros(units, dim)
-    factor = _lower_factor(removal.mixed)
-    for low, high in _row_blocks(tokens, dim * removal.mixed.shape[1]):
-        for some in _unit_chunks(removal, high - low, high):
-            change = _attention_change(removal, some, low, high)
-            change = change.flatten(3).flatten(1, 2) @ _of_columns(factor[some], removal, high)
-            norms = torch.linalg.vector_norm(change.view(len(change), dim, -1), dim=2)
-            squared[some] += norms.square()
-    result = squared.sqrt()
-    _redo_large(removal, result)
-    return result.flatten()
+def _centred(columns: tuple[Tensor, Tensor], seen: LayerActivations) -> tuple[Tensor, Tensor]:
+    """What all columns share moves no softmax; without it shifts are smaller.
 
-
-def _attention_change(removal: _Removal, some: slice, low: int, high: int) -> Tensor:
-    """P' − P of rows low to high, which see columns up to high -> (u, D, rows, m, high)."""
-    (rows_1, rows_2), (columns_1, columns_2) = removal.on_rows, removal.on_columns
-
-    def by_row(part: Tensor) -> Tensor:
-        return part[some, :, :, low:high].transpose(2, 3).unsqueeze(-1)
-
-    def by_column(part: Tensor) -> Tensor:
-        return part[some, :, :, :high].unsqueeze(2)
-
-    kept = removal.probabilities[some, :, low:high, :high].transpose(1, 2).unsqueeze(1)
-    change = by_row(rows_1).neg() * by_column(columns_1)
-    change.addcmul_(by_row(rows_2), by_column(columns_2), value=-1.0)
-    change.expm1_().mul_(kept)
-    total = change.sum(dim=-1, keepdim=True)
-    change.addcmul_(total, kept, value=-1.0)
-    return change.mul_((1.0 + total).reciprocal_())
-
-
-def _redo_large(removal: _Removal, result: Tensor) -> None:
-    """Neurons whose |Δ| may pass the safe bound, by the direct difference of two softmaxes."""
-    dim, tokens = removal.on_columns[0].shape[1], removal.mixed.shape[2]
-    large = _shift_bound(removal) > _SAFE_SHIFT
-    step = max(1, _BLOCK // (removal.mixed.shape[1] * tokens * tokens))
-    for unit in large.any(dim=1).nonzero().flatten().tolist():
-        coordinates = large[unit].nonzero().flatten()
-        for chosen in torch.split(coordinates, min(step, dim)):
-            shift = removal.mixed.new_zeros(1)
-            for rows, columns in zip(removal.on_rows, removal.on_columns, strict=True):
-                shift = shift + rows[unit, chosen].unsqueeze(-1) * columns[unit, chosen].unsqueeze(
-                    -2
-                )
-            changed = (removal.logits[unit] - shift).softmax(dim=-1) - removal.probabilities[unit]
-            change = torch.einsum("chij,hjr->cir", changed, removal.mixed[unit])
-            result[unit, chosen] = torch.linalg.vector_norm(change, dim=(1, 2))
-
-
-def _shift_bound(removal: _Removal) -> Tensor:
-    """An upper bound of |Δ| for every neuron -> (U, D), without forming Δ."""
-    products = [
-        rows.abs().amax(dim=3) * columns.abs().amax(dim=3)
-        for rows, columns in zip(removal.on_rows, removal.on_columns, strict=True)
-    ]
-    return sum(products, torch.zeros_like(products[0])).amax(dim=2)
-
-
-def _lower_factor(mixed: Tensor) -> Tensor:
-    """(U, m, T, r) -> (U, T·m, s), position by position, with the same products of rows.
-
-    Where T·m ≤ r the factor is square and lower triangular, so that the first rows need the first
-    columns alone; where the values are linearly dependent it is `mixed` itself.
+    A cap bends logits, and there a common shift does move it.
     """
-    units, per_unit, tokens, width = mixed.shape
-    stacked = mixed.transpose(1, 2).reshape(units, tokens * per_unit, width)
-    if tokens * per_unit > width:
-        return stacked
-    double = stacked.double()
-    lower, failed = torch.linalg.cholesky_ex(double @ double.mT)
-    return stacked if bool(failed.any()) else lower.float()
+    if seen.softcap is not None:
+        return columns
+    tokens = seen.visible.any(dim=1).any(dim=1).sum(dim=1).clamp_min(1).view(-1, 1, 1, 1)
+    first, second = (part - part.sum(dim=2, keepdim=True) / tokens for part in columns)
+    return first, second
 
 
-def _of_columns(factor: Tensor, removal: _Removal, high: int) -> Tensor:
-    """The factor's rows for columns below `high`, ordered (head, column) -> (u, m·high, s)."""
-    per_unit, tokens = removal.mixed.shape[1:3]
-    square = factor.shape[1] == factor.shape[2]
-    width = high * per_unit if square else factor.shape[2]
-    rows = factor[:, : high * per_unit, :width].reshape(-1, high, per_unit, width)
-    return rows.transpose(1, 2).flatten(1, 2)
+def _visible(seen: LayerActivations, units: int) -> tuple[Tensor, Tensor]:
+    """What is visible, (W, 1 or m, T, T), and each of B·units units' row of it, (B·units,)."""
+    batch, heads, *square = seen.visible.shape
+    if heads == 1:
+        index = torch.arange(batch, device=seen.visible.device)
+        return seen.visible, index.repeat_interleave(units)
+    by_unit = seen.visible.reshape(batch * units, -1, *square)
+    return by_unit, torch.arange(batch * units, device=seen.visible.device)
 
 
-def _row_blocks(tokens: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """(low, high) of successive blocks of rows; `lanes` elements stand at each (row, column)."""
-    step = min(-(-tokens // _ROW_BLOCKS), max(1, _BLOCK // (lanes * tokens)))
-    for low in range(0, tokens, step):
-        yield low, min(low + step, tokens)
+def _repeated(heads: Tensor, group: int) -> Tensor:
+    return heads if group == 1 else heads.repeat_interleave(group, dim=1)
 
 
-def _unit_chunks(removal: _Removal, rows: int, columns: int) -> Iterator[slice]:
-    units, dim = removal.on_columns[0].shape[:2]
-    step = max(1, _BLOCK // (dim * removal.mixed.shape[1] * rows * columns))
-    for start in range(0, units, step):
-        yield slice(start, start + step)
+def _alone(heads: Tensor) -> Tensor:
+    """(B, U, T, D) -> (B·U, 1, T, D)."""
+    return heads.flatten(0, 1).unsqueeze(1)
+
+
+def _mixing(value: Tensor, factors: Tensor | None) -> Mixing | None:
+    """Units come prompt by prompt, and within each in the order of the factors."""
+    if factors is None:
+        return None
+    order = torch.arange(len(value), device=value.device) % len(factors)
+    return Mixing(value, factors, order)

@@ -1,0 +1,163 @@
+"""Importances by name: which maths each kind of neuron takes, and what of it depends on weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from snt.backend import LayerActivations, LoadedModel
+from snt.errors import RequestError
+from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
+from snt.importance.ffn import column_norms, ffn_importance
+from snt.importance.paper import (
+    paper_key_importance,
+    paper_query_importance,
+    paper_value_importance,
+)
+from snt.importance.query_key import head_factors, head_grams, key_importance, query_importance
+from snt.importance.released_code import (
+    released_ffn_score,
+    released_key_score,
+    released_query_score,
+    released_value_score,
+)
+from snt.importance.removals import Attention
+from snt.importance.value import value_gram, value_importance
+
+IMPORTANCES = ("exact", "fast", "paper", "released-code")
+
+
+@dataclass
+class Importances:
+    """Importances of one name for some kinds; keeps per layer what depends on weights alone."""
+
+    name: str
+    kinds: Sequence[str]
+    _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def __call__(
+        self, layer: int, real: Tensor, seen: LayerActivations, model: LoadedModel
+    ) -> dict[str, Tensor]:
+        """(B, neurons) float32 of every kind, for one batch in one layer. real: (B, T) bool.
+
+        Raises RequestError where the name needs what this model's family does not have.
+        """
+        of_kind = _OF_NAME[self.name]
+        weights = _Terms(layer, model, seen, self._kept)
+        return {kind: of_kind[kind](seen, real, weights) for kind in self.kinds}
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What importances of one batch and layer share, each computed when first asked for.
+
+    kept: of the weights, for the whole detection.
+    """
+
+    layer: int
+    model: LoadedModel
+    seen: LayerActivations
+    kept: dict[tuple[int, str], Tensor]
+    here: list[Attention | None] = field(default_factory=list)
+
+    def attention(self, real: Tensor) -> Attention | None:
+        """This batch's attention, computed once for the kinds that start from it."""
+        if not self.here:
+            self.here.append(group_attention(self.seen, real))
+        return self.here[0]
+
+    def _once(self, term: str, made: Callable[[], Tensor]) -> Tensor:
+        if (self.layer, term) not in self.kept:
+            self.kept[self.layer, term] = made()
+        return self.kept[self.layer, term]
+
+    def _output(self) -> Tensor:
+        return self.model.weight(self.layer, self.model.anatomy.family.output)
+
+    def _units(self, heads: int, gain: Tensor | None) -> int:
+        """Groups of heads whose changes add: all together where a norm runs over all heads."""
+        return 1 if gain is not None and self.seen.gain_span == "all" else heads
+
+    @property
+    def query_units(self) -> int:
+        return self._units(self.model.anatomy.heads, self.seen.query_gain)
+
+    @property
+    def key_units(self) -> int:
+        return self._units(self.model.anatomy.kv_heads, self.seen.key_gain)
+
+    @property
+    def grouped_units(self) -> int:
+        """Query heads are estimated by group."""
+        return self._units(self.model.anatomy.kv_heads, self.seen.query_gain)
+
+    def down_norms(self) -> Tensor:
+        down = self.model.anatomy.family.down
+        return self._once("down", lambda: column_norms(self.model.weight(self.layer, down)))
+
+    def value_gram(self) -> Tensor:
+        anatomy = self.model.anatomy
+        return self._once(
+            "value", lambda: value_gram(self._output(), anatomy.kv_heads, anatomy.head_dim)
+        )
+
+    def factors(self, units: int) -> Tensor:
+        return self._once(f"factors {units}", lambda: head_factors(self._output(), units))
+
+    def grams(self, units: int) -> Tensor:
+        return self._once(f"grams {units}", lambda: head_grams(self._output(), units))
+
+
+_Maths = Callable[[LayerActivations, Tensor, _Terms], Tensor]
+
+
+def _ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tensor:
+    return ffn_importance(seen.middle, weights.down_norms(), real)
+
+
+def _value(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tensor:
+    return value_importance(seen.attended, weights.value_gram(), real)
+
+
+def _released_ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tensor:
+    if seen.up is None:
+        raise RequestError(
+            "importance 'released-code' scores the output of an up projection, which model type "
+            f"{weights.model.anatomy.model_type!r} does not show; use --kinds q,k,v or another "
+            "--importance"
+        )
+    return released_ffn_score(seen.up, real)
+
+
+_OF_NAME: dict[str, dict[str, _Maths]] = {
+    "exact": {
+        "ffn": _ffn,
+        "q": lambda seen, real, w: query_importance(seen, real, w.factors(w.query_units)),
+        "k": lambda seen, real, w: key_importance(seen, real, w.factors(w.key_units)),
+        "v": _value,
+    },
+    "fast": {
+        "ffn": _ffn,
+        "q": lambda seen, real, w: fast_query_importance(
+            seen, real, w.grams(w.grouped_units), w.attention(real)
+        ),
+        "k": lambda seen, real, w: fast_key_importance(
+            seen, real, w.grams(w.key_units), w.attention(real)
+        ),
+        "v": _value,
+    },
+    "paper": {
+        "ffn": _ffn,
+        "q": lambda seen, real, _: paper_query_importance(seen, real),
+        "k": lambda seen, real, _: paper_key_importance(seen, real),
+        "v": lambda seen, real, _: paper_value_importance(seen.attended, seen.key.shape[1], real),
+    },
+    "released-code": {
+        "ffn": _released_ffn,
+        "q": lambda seen, real, _: released_query_score(seen, real),
+        "k": lambda seen, real, _: released_key_score(seen, real),
+        "v": lambda seen, real, _: released_value_score(seen.attended, seen.key.shape[1], real),
+    },
+}
