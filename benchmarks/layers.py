@@ -51,7 +51,7 @@ def large(rounds: int) -> list[Row]:
     importances = Importances("exact", ("ffn", "q", "k", "v"))
 
     def visit(layer: int, batch: Batch, seen: LayerActivations, loaded: Any) -> None:
-        for importance in importances(layer, batch.real, seen, loaded).values():
+        for importance in importances(layer, batch, seen, loaded).values():
             NeuronScores.of(importance)
 
     def forward() -> None:

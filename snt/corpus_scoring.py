@@ -144,10 +144,10 @@ def score_corpus(
                 batches,
                 kinds,
                 lambda seen: advance(seen / layers),
-                made["importance"],
                 begin=begin,
                 on_batch=checkpoint.on_batch,
                 rows=len(prompts),
+                importance=made["importance"],
             )
         except TooManyDropped:
             raise

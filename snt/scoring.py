@@ -92,19 +92,19 @@ def detect_scores(
     batches: Sequence[Batch],
     kinds: Sequence[str] = KINDS,
     on_layer: Callable[[int], None] | None = None,
-    importance: str = "exact",
     *,
     begin: Tally | None = None,
     on_batch: Callable[[Tally], None] | None = None,
     rows: int | None = None,
+    importance: str = "exact",
 ) -> Detected:
     """Importances of all neurons of `kinds` over all batches.
 
-    `importance` is one of `snt.importance.by_name.IMPORTANCES`. A prompt with an importance that
-    is not finite in any layer counts in none. `begin` is what an earlier run got from the first of
-    these batches. `on_layer` gets the number of prompts after each (batch, layer), for a progress
-    bar; `on_batch` what has been found so far. Raises TooManyDropped when more than 1% of `rows`
-    prompts (default: those of the batches) are dropped.
+    `importance` is one of `snt.importance.by_name.IMPORTANCES`.
+    A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
+    earlier run got from the first of these batches. `on_layer` gets the number of prompts after
+    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
+    TooManyDropped when more than 1% of `rows` prompts (default: those of the batches) are dropped.
     """
     begin = begin or Tally()
     started = time.perf_counter()
@@ -141,7 +141,7 @@ def check_dropped(dropped: int, rows: int, dtype: str) -> None:
 
 @dataclass
 class _Collector:
-    """The visitor: keeps what depends on weights alone per layer, merges everything else.
+    """The visitor: merges the importances of every batch and layer.
 
     A batch waits until all its layers are seen, for an overflow may first show in the last.
     """
@@ -167,7 +167,8 @@ class _Collector:
         number = self.first + self.seen[layer]
         self.seen[layer] += 1
         held = self.waiting.setdefault(number, {})
-        for kind, importance in self.importances(layer, batch.real, activations, model).items():
+        found = self.importances(layer, batch, activations, model)
+        for kind, importance in found.items():
             held[layer, kind] = importance
         if self.on_layer is not None:
             self.on_layer(len(batch.real))

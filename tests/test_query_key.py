@@ -11,9 +11,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from snt.backend import LayerActivations, Turn
+from snt.backend import Batch, LayerActivations, Turn
 from snt.importance import attention_change, fast, paper, query_key, released_code
-from snt.importance.packing import packed
+from snt.importance.packing import packed, shared_beginning
 from snt.importance.value import value_gram, value_importance
 
 GROUPS, PER_GROUP, DIM, MODEL = 2, 3, 8, 20
@@ -298,7 +298,8 @@ def test_equal_values_and_a_pruned_head() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_first_order_is_exact_for_small_shifts(case: str) -> None:
+def test_first_order_is_exact_for_small_shifts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "_LARGE_SHARE", 0.0)
     # With as many directions as there are rows of values, nothing but the order is left out.
     layer = Layer(6, 0.003 if CASES[case].get("gain_span") is None else 1.0, **CASES[case])
     if layer.gain_span is not None:
@@ -327,6 +328,69 @@ def test_fast_keeps_the_order(case: str) -> None:
     )
     for estimate, exact in zip(estimates, _exact(layer, seen, real), strict=True):
         assert spearmanr(estimate[0], exact[0]).statistic > 0.8
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fast_is_exact_where_all_are_redone(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "_LARGE_SHARE", 1.0)
+    monkeypatch.setattr(fast, "QUERY_RANK", 13 * HEADS)
+    monkeypatch.setattr(fast, "KEY_RANK", 13 * HEADS)
+    layer = Layer(13, **CASES[case])
+    grams = query_key.head_grams(layer.output.float(), layer.units(GROUPS))
+    seen, real = layer.seen(), layer.real()
+    expected = layer.by_definition(layer.moved)
+    for mine, exact in zip(
+        (
+            fast.fast_query_importance(seen, real, grams),
+            fast.fast_key_importance(seen, real, grams),
+        ),
+        expected,
+        strict=True,
+    ):
+        # What is left of the diagonal is rounding, but it counts without sign.
+        torch.testing.assert_close(mine[0].double(), exact, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_in_common_are_measured_once_and_count_for_all(case: str) -> None:
+    layers = [Layer(tokens, **CASES[case]) for tokens in (14, 11)]
+    long, short = layers
+    for name in ("query", "key", "value"):
+        getattr(short, name)[:, :9] = getattr(long, name)[:, :9]
+    short.output = long.output
+    seen, real = _padded(layers, left=False)
+    seen = replace(seen, visible=seen.visible.tril())
+    output = long.output.float()
+    factors = [query_key.head_factors(output, long.units(n)) for n in (HEADS, GROUPS)]
+    batch = Batch(torch.arange(14).expand(2, -1).clone(), real)
+    batch.input_ids[1, 9:] = 0
+    shared = shared_beginning(batch, seen.visible)
+    assert shared == 9
+    grams = query_key.head_grams(output, long.units(GROUPS))
+    attention = fast.group_attention(seen, real, shared)
+    for importance, terms in (
+        (query_key.query_importance, factors[0]),
+        (query_key.key_importance, factors[1]),
+    ):
+        once, each = importance(seen, real, terms, shared), importance(seen, real, terms)
+        torch.testing.assert_close(once, each, rtol=1e-4, atol=1e-5)
+    for estimate in (fast.fast_query_importance, fast.fast_key_importance):
+        once, each = estimate(seen, real, grams, shared, attention), estimate(seen, real, grams)
+        assert spearmanr(once[1], each[1]).statistic > 0.9
+
+
+def test_what_is_no_beginning_in_common() -> None:
+    causal = torch.ones(2, 1, 12, 12, dtype=torch.bool).tril()
+    ids, real = torch.ones(2, 12, dtype=torch.long), torch.ones(2, 12, dtype=torch.bool)
+    assert shared_beginning(Batch(ids, real), causal) == 11
+    assert shared_beginning(Batch(ids[:1], real[:1]), causal[:1]) == 0
+    assert shared_beginning(Batch(ids, real), torch.ones_like(causal)) == 0
+    padded_left = real.clone()
+    padded_left[1, 0] = False
+    assert shared_beginning(Batch(ids, padded_left), causal) == 0
+    other = ids.clone()
+    other[1, 5] = 2
+    assert shared_beginning(Batch(other, real), causal) == 0
 
 
 def test_fast_repeats_to_the_bit_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ _SMALLEST_SHIFT, _LARGEST_SHIFT = 2.0**-10, 30.0
 def change_norms(removals: Removals) -> Tensor:
     """‖(P' − P) M‖ for every neuron -> (U, N) float32."""
     result = _norms(removals)
-    bound = _shift_bound(removals)
+    bound = shift_bound(removals)
     # A bound of zero is a neuron that is zero already, or a prompt of one token: exactly no change.
     odd = ((bound < _SMALLEST_SHIFT) & (bound > 0.0)) | (bound > _LARGEST_SHIFT)
     for unit in odd.any(dim=1).nonzero().flatten().tolist():
@@ -113,18 +113,26 @@ def _capped_shift(shift: Tensor, logits: Tensor, softcap: float) -> Tensor:
     return moved.sinh_().div_(both).mul_(softcap)
 
 
-def _shift_bound(removals: Removals) -> Tensor:
-    """An upper bound of |x| for every neuron -> (U, N), without forming x."""
-    largest = [
-        rows.abs().amax(dim=2).amax(dim=1) * columns.abs().amax(dim=1)
+def shift_bound(removals: Removals) -> Tensor:
+    """An upper bound of |x|, without forming x -> (U, N), or (U, m, N) of separate heads."""
+    heads_at_once = () if removals.separate else (1,)
+    first, second = (
+        rows[:, :, removals.first_row :].abs().amax(dim=(*heads_at_once, 2))
+        * _over(columns.abs().amax(dim=1), removals)
         for rows, columns in zip(removals.on_rows, removals.on_columns, strict=True)
-    ]
-    bound = largest[0] + largest[1]
+    )
+    bound = first + second
     for gain in (removals.row_gain, removals.column_gain):
         if gain is not None:
             longest = [
                 torch.linalg.vector_norm(part, dim=-1).amax(dim=(1, 2))
                 for part in (removals.query, removals.key)
             ]
-            bound = bound + gain.abs().amax(dim=1) * (longest[0] * longest[1]).unsqueeze(1)
+            largest = gain.abs().amax(dim=-2)
+            reach = longest[0] * longest[1]
+            bound = bound + largest * reach.view(-1, *([1] * (largest.dim() - 1)))
     return bound
+
+
+def _over(by_unit: Tensor, removals: Removals) -> Tensor:
+    return by_unit.unsqueeze(1) if removals.separate else by_unit

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
-from snt.backend import LayerActivations, LoadedModel
+from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError
 from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
 from snt.importance.ffn import column_norms, ffn_importance
+from snt.importance.packing import shared_beginning
 from snt.importance.paper import (
     paper_key_importance,
     paper_query_importance,
@@ -38,18 +40,18 @@ class Importances:
     _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def __call__(
-        self, layer: int, real: Tensor, seen: LayerActivations, model: LoadedModel
+        self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
     ) -> dict[str, Tensor]:
-        """(B, neurons) float32 of every kind, for one batch in one layer. real: (B, T) bool.
+        """(B, neurons) float32 of every kind, for one batch in one layer.
 
         Raises RequestError where the name needs what this model's family does not have.
         """
         of_kind = _OF_NAME[self.name]
-        weights = _Terms(layer, model, seen, self._kept)
-        return {kind: of_kind[kind](seen, real, weights) for kind in self.kinds}
+        weights = _Terms(layer, model, seen, self._kept, batch)
+        return {kind: of_kind[kind](seen, batch.real, weights) for kind in self.kinds}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Terms:
     """What importances of one batch and layer share, each computed when first asked for.
 
@@ -60,13 +62,17 @@ class _Terms:
     model: LoadedModel
     seen: LayerActivations
     kept: dict[tuple[int, str], Tensor]
-    here: list[Attention | None] = field(default_factory=list)
+    batch: Batch
 
-    def attention(self, real: Tensor) -> Attention | None:
-        """This batch's attention, computed once for the kinds that start from it."""
-        if not self.here:
-            self.here.append(group_attention(self.seen, real))
-        return self.here[0]
+    @cached_property
+    def shared(self) -> int:
+        """Leading tokens that all prompts have in common: measured once."""
+        return shared_beginning(self.batch, self.seen.visible)
+
+    @cached_property
+    def attention(self) -> Attention | None:
+        """This batch's attention, for the kinds that start from it."""
+        return group_attention(self.seen, self.batch.real, self.shared)
 
     def _once(self, term: str, made: Callable[[], Tensor]) -> Tensor:
         if (self.layer, term) not in self.kept:
@@ -134,24 +140,24 @@ def _released_ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tens
 _OF_NAME: dict[str, dict[str, _Maths]] = {
     "exact": {
         "ffn": _ffn,
-        "q": lambda seen, real, w: query_importance(seen, real, w.factors(w.query_units)),
-        "k": lambda seen, real, w: key_importance(seen, real, w.factors(w.key_units)),
+        "q": lambda seen, real, w: query_importance(seen, real, w.factors(w.query_units), w.shared),
+        "k": lambda seen, real, w: key_importance(seen, real, w.factors(w.key_units), w.shared),
         "v": _value,
     },
     "fast": {
         "ffn": _ffn,
         "q": lambda seen, real, w: fast_query_importance(
-            seen, real, w.grams(w.grouped_units), w.attention(real)
+            seen, real, w.grams(w.grouped_units), w.shared, w.attention
         ),
         "k": lambda seen, real, w: fast_key_importance(
-            seen, real, w.grams(w.key_units), w.attention(real)
+            seen, real, w.grams(w.key_units), w.shared, w.attention
         ),
         "v": _value,
     },
     "paper": {
         "ffn": _ffn,
-        "q": lambda seen, real, _: paper_query_importance(seen, real),
-        "k": lambda seen, real, _: paper_key_importance(seen, real),
+        "q": lambda seen, real, w: paper_query_importance(seen, real, w.shared),
+        "k": lambda seen, real, w: paper_key_importance(seen, real, w.shared),
         "v": lambda seen, real, _: paper_value_importance(seen.attended, seen.key.shape[1], real),
     },
     "released-code": {

@@ -7,7 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from snt.backend import LayerActivations, Turn
+from snt.backend import Batch, LayerActivations, Turn
+
+# Below this many tokens a beginning measured apart costs more than it saves.
+_WORTH = 8
 
 
 def packed(seen: LayerActivations, real: Tensor) -> LayerActivations:
@@ -50,4 +53,38 @@ def packed(seen: LayerActivations, real: Tensor) -> LayerActivations:
         visible=visible & kept[:, None, :, None] & kept[:, None, None, :],
         query_gain=gain(seen.query_gain),
         key_gain=gain(seen.key_gain),
+    )
+
+
+def shared_beginning(batch: Batch, visible: Tensor) -> int:
+    """Leading tokens that all prompts of a batch have in common and that see none after them; or 0.
+
+    A chat template opens every prompt alike, and what causal attention does there depends on
+    nothing else, so that it need be measured only once. visible: (B, 1 or H, T, T) bool.
+    """
+    alike = (batch.input_ids == batch.input_ids[:1]).all(dim=0) & batch.real.all(dim=0)
+    # At least one row of their own is left to all prompts.
+    tokens = min(int(alike.long().cumprod(dim=0).sum()), len(alike) - 1)
+    if len(batch.real) == 1 or tokens < _WORTH or bool(visible[:, :, :tokens, tokens:].any()):
+        return 0
+    return tokens
+
+
+def beginning(seen: LayerActivations, tokens: int) -> LayerActivations:
+    """The first prompt's first tokens, as a batch of one; what is not attention stays whole."""
+
+    def cut(part: Tensor) -> Tensor:
+        return part[:1, ..., :tokens, :]
+
+    return replace(
+        seen,
+        query_raw=cut(seen.query_raw),
+        key_raw=cut(seen.key_raw),
+        query=cut(seen.query),
+        key=cut(seen.key),
+        value=cut(seen.value),
+        turn=Turn(cut(seen.turn.own), cut(seen.turn.cross), seen.turn.partner),
+        visible=cut(seen.visible)[..., :tokens],
+        query_gain=None if seen.query_gain is None else cut(seen.query_gain),
+        key_gain=None if seen.key_gain is None else cut(seen.key_gain),
     )

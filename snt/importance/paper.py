@@ -14,27 +14,30 @@ from torch import Tensor
 from snt.backend import LayerActivations
 from snt.importance.attention_change import change_norms
 from snt.importance.packing import packed
-from snt.importance.query_key import key_removals, query_removals, side_by_side
+from snt.importance.query_key import key_removals, norms_of_rows, query_removals
 
 
-def paper_query_importance(seen: LayerActivations, real: Tensor) -> Tensor:
+def paper_query_importance(seen: LayerActivations, real: Tensor, shared: int = 0) -> Tensor:
     """‖P'_h − P_h‖_F of query neuron (h, d) -> (B, H·D) float32.
 
     P' is the softmax of the logits that the model has without the coordinate. Where a norm runs
     over all heads, all heads' probabilities change, and all count. real: (B, T) bool.
+    shared: from `snt.importance.packing.shared_beginning`.
     """
-    parts = query_removals(packed(seen, real), None)
-    return side_by_side(map(change_norms, parts), len(real))
+    return norms_of_rows(
+        lambda part: query_removals(part, None), change_norms, packed(seen, real), shared
+    )
 
 
-def paper_key_importance(seen: LayerActivations, real: Tensor) -> Tensor:
+def paper_key_importance(seen: LayerActivations, real: Tensor, shared: int = 0) -> Tensor:
     """√Σ_h ‖P'_h − P_h‖_F² over the query heads of group g, of key neuron (g, d) -> (B, G·D).
 
     That is the Frobenius norm of the change of all the attention that reads the key head.
-    real: (B, T) bool.
+    real: (B, T) bool. shared: as for queries.
     """
-    parts = key_removals(packed(seen, real), None)
-    return side_by_side(map(change_norms, parts), len(real))
+    return norms_of_rows(
+        lambda part: key_removals(part, None), change_norms, packed(seen, real), shared
+    )
 
 
 def paper_value_importance(attended: Tensor, kv_heads: int, real: Tensor) -> Tensor:

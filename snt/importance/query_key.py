@@ -9,14 +9,15 @@ norm runs over all heads, the other heads' logits become (1 + g)·S, and all hea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from snt.backend import LayerActivations, Turn
 from snt.importance.attention_change import change_norms
-from snt.importance.packing import packed
+from snt.importance.packing import beginning, packed
 from snt.importance.projection import Mixing
 from snt.importance.removals import Removals
 
@@ -39,30 +40,58 @@ def head_factors(output_weight: Tensor, groups: int) -> Tensor:
     return factors.mT.contiguous()
 
 
-def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
+def query_importance(
+    seen: LayerActivations, real: Tensor, factors: Tensor, shared: int = 0
+) -> Tensor:
     """‖block(x) without (h, d) − block(x)‖ for every query neuron -> (B, H·D) float32.
 
     real: (B, T) bool, False at padding. factors: from `head_factors`, with H groups, or with one
-    where a norm runs over all heads of a query (`gain_span` "all").
+    where a norm runs over all heads of a query (`gain_span` "all"). shared: leading tokens that all
+    prompts have in common, from `snt.importance.packing.shared_beginning`.
     """
-    parts = query_removals(packed(seen, real), factors)
-    return side_by_side(map(change_norms, parts), len(real))
+    return norms_of_rows(
+        lambda part: query_removals(part, factors), change_norms, packed(seen, real), shared
+    )
 
 
-def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
+def key_importance(
+    seen: LayerActivations, real: Tensor, factors: Tensor, shared: int = 0
+) -> Tensor:
     """‖block(x) without (g, d) − block(x)‖ for every key neuron -> (B, G·D) float32.
 
-    The heads of a group add before the norm is taken, so their cross terms count.
-    real: (B, T) bool, False at padding. factors: from `head_factors`, with G groups, or with one
-    where a norm runs over all heads of a key (`gain_span` "all").
+    The heads of a group add before the norm is taken, so their cross terms count. factors: from
+    `head_factors`, with G groups, or with one where a norm runs over all heads of a key. real,
+    shared: as for queries.
     """
-    parts = key_removals(packed(seen, real), factors)
-    return side_by_side(map(change_norms, parts), len(real))
+    return norms_of_rows(
+        lambda part: key_removals(part, factors), change_norms, packed(seen, real), shared
+    )
 
 
-def side_by_side(norms: Iterable[Tensor], batch: int) -> Tensor:
-    """(B·units, N) of each part -> (B, all neurons of a kind), in the order of their index."""
-    return torch.cat([part.reshape(batch, -1) for part in norms], dim=1)
+def norms_of_rows(
+    removals: Callable[[LayerActivations], Iterator[Removals]],
+    norms: Callable[[Removals], Tensor],
+    seen: LayerActivations,
+    shared: int,
+    of_beginning: Callable[[Removals], Tensor] | None = None,
+) -> Tensor:
+    """Norms over all rows of an attention -> (B, neurons); the first `shared` are measured once.
+
+    removals: those of packed activations. norms: (U, N) or (U, m, N) of removals. of_beginning: the
+    same for the shared rows, where it differs.
+    """
+
+    def measured(
+        part: LayerActivations, first_row: int, measure: Callable[[Removals], Tensor]
+    ) -> Tensor:
+        found = [measure(replace(some, first_row=first_row)) for some in removals(part)]
+        # Units come prompt by prompt, and the parts in the order of the neurons' index.
+        return torch.cat([norm.reshape(len(part.query), -1) for norm in found], dim=1)
+
+    rows = measured(seen, shared, norms)
+    if not shared:
+        return rows
+    return torch.hypot(rows, measured(beginning(seen, shared), 0, of_beginning or norms))
 
 
 def query_removals(
@@ -169,7 +198,14 @@ def _turned_alone(raw: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
 
 def _both_lanes(whole: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
     """Turned vectors' entries at d and at its partner: (B, ·, T, D) -> two of its shape."""
-    return whole, whole[..., turn.partner]
+    order = turn.partner.tolist()
+    starts = [at for at, to in enumerate(order) if at == 0 or to != order[at - 1] + 1]
+    if len(starts) > 4:
+        return whole, whole[..., turn.partner]
+    # Partners in few runs, as in the usual layouts: copying slices is several times faster.
+    ends = [*starts[1:], len(order)]
+    runs = [whole[..., order[a] : order[b - 1] + 1] for a, b in zip(starts, ends, strict=True)]
+    return whole, torch.cat(runs, dim=-1)
 
 
 def _centred(columns: tuple[Tensor, Tensor], seen: LayerActivations) -> tuple[Tensor, Tensor]:

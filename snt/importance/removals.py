@@ -23,7 +23,8 @@ class Removals:
     ones, unless the shift comes after the cap (`shift_capped` False).
 
     separate: a unit is m heads that share columns, each with N neurons and a change of its own;
-    row_gain is (U, m, T, N) then. Only estimates take units of this kind.
+    row_gain is (U, m, T, N) then. Only estimates take units of this kind. first_row: changes of
+    earlier rows are left out.
     """
 
     query: Tensor
@@ -39,6 +40,7 @@ class Removals:
     softcap: float | None = None
     shift_capped: bool = True
     separate: bool = False
+    first_row: int = 0
 
     @property
     def own_heads(self) -> slice:
@@ -74,7 +76,7 @@ class Removals:
         """Blocks of at most `most` rows with the columns that they see; blind rows are left out."""
         tokens = self.query.shape[2]
         seen = self.visible.flatten(0, 1).any(dim=0)
-        for low in range(0, tokens, most):
+        for low in range(self.first_row, tokens, most):
             columns = seen[low : low + most].any(dim=0).nonzero().flatten()
             if len(columns):
                 yield Rows(low, min(low + most, tokens), int(columns[0]), int(columns[-1]) + 1)
@@ -101,6 +103,20 @@ class Attention:
         logits = query @ key.mT
         probabilities = masked_softmax(capped(logits, removals.softcap), visible, dim=-1)
         return Attention(logits, probabilities, visible)
+
+    @staticmethod
+    def block(
+        removals: Removals, whole: Attention | None, rows: Rows, units: slice = slice(None)
+    ) -> Attention:
+        """A part of `whole`, which has all rows from `first_row` on, or the part alone."""
+        if whole is None:
+            return Attention.of(removals, rows, units)
+        lines = slice(rows.low - removals.first_row, rows.high - removals.first_row)
+
+        def cut(part: Tensor) -> Tensor:
+            return part[units, :, lines, rows.first : rows.last]
+
+        return Attention(cut(whole.logits), cut(whole.probabilities), cut(whole.visible))
 
     def by_column(self) -> Attention:
         """The same with columns before rows in memory: (U, m, C, R)."""
