@@ -122,8 +122,9 @@ def score_corpus(
     batches, groups = every[part], groups[part]
     if not batches:
         raise RequestError(
-            f"{texts.name} makes {len(every)} batch{'es' * (len(every) > 1)} of prompts, too few "
-            f"for {shard.of if shard else 1} parts (halves, shards); give more prompts"
+            f"{texts.name} makes {len(every)} batch{'es' * (len(every) > 1)} of prompts, and "
+            f"{shard.of if shard else 1} parts (halves or shards) are asked for: give more "
+            f"prompts, or at most {len(every)} shards"
         )
     checkpoint = Checkpoint(
         # Shards that one process scores in turn keep apart.

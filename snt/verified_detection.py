@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from snt.scores import Scores
 from snt.scores_merging import NamedScores
 from snt.selection_rules import Selection
 from snt.stability import Half, Stability, stability_of
+from snt.unfinished import unfinished_directory
 from snt.verification import Verification, verify_mask
 from snt.verification_arms import VerifySettings
 
@@ -49,7 +51,11 @@ def verify_detection(
         foundation = corpora.load(FOUNDATION_CORPUS, offline=opened.offline)
         progress.say(f"no second corpus: the foundation control is found on {foundation.name}")
         against = {"against": foundation}
-        (other,) = score_sides(opened, against, cut.kinds, made, output, progress)
+        try:
+            (other,) = score_sides(opened, against, cut.kinds, made, output, progress)
+        finally:
+            # The mask is written: what is unfinished here belongs to no detection to resume.
+            shutil.rmtree(unfinished_directory(output), ignore_errors=True)
         whole.append(other.whole.file)
     backend = get_backend(opened.backend)
     if choice.dtype == "auto" and backend.fast_dtype() != opened.model.dtype:

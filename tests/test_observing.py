@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -104,3 +106,13 @@ def test_a_layer_that_is_not_seen_is_an_error(model_type: str) -> None:
     held.model.set_attn_implementation = lambda _name: None
     with pytest.raises(RunFailure, match="showed no query, key, value, attended"):
         held.observe([BATCH], lambda *_: None)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mixtral"])
+def test_nothing_holds_the_model_afterwards(model_type: str) -> None:
+    model = full(family_model(model_type))
+    detect_scores(model, [BATCH])
+    held = weakref.ref(model.model)
+    del model
+    gc.collect()
+    assert held() is None

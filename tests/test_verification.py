@@ -211,12 +211,15 @@ def test_without_a_second_corpus_the_foundation_is_the_built_in_one(place: Path)
     report = json.loads(done.stdout)
     assert report["verify"]["foundation_corpus"]["name"] == "harmless/detect"
     assert len(report["scores"]) == 1
+    assert not list(place.glob("*.unfinished"))
 
 
 def test_requests_that_cannot_give_a_verdict(place: Path) -> None:
     cases = [
         ("--draws", "4"),
         ("--verify-limit", "5"),
+        ("--shard", "1/2"),
+        ("--languages", "en,it"),
         ("--verify-corpus", "nonsense=prose.txt"),
         ("--verify-corpus", "prose.txt"),
         ("--verify-corpus", "non_refusal=harmful-detect.txt"),

@@ -64,6 +64,10 @@ def observed(model: Any, layers: list[nn.Module], anatomy: Anatomy) -> Iterator[
         model.set_attn_implementation(attention_before)
         if owners:
             model.set_experts_implementation(experts_before)
+        # transformers keeps what was registered, and with it all that the functions hold.
+        seen.visit = None
+        seen.parts.clear()
+        owners.clear()
 
 
 def _owners(layers: list[nn.Module], anatomy: Anatomy) -> dict[int, tuple[int, nn.Module]]:
