@@ -89,7 +89,7 @@ def rows(prompts: int, rounds: int) -> list[Row]:
             (memory[1] / memory[0],),
             1.1,
             True,
-            f"{memory[0] >> 20} and {memory[1] >> 20} MiB, exact, forward included; prompts of one length",
+            f"{memory[0] >> 20} and {memory[1] >> 20} MiB, forward included; prompts of one length",
         ),
     ]
 
