@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,64 +23,21 @@ from snt import __version__, corpora
 from snt.atomic import check_writable, write_json, write_text
 from snt.corpora import TrainingPairs
 from snt.deltas import Deltas, digest_of, masked_slices
-from snt.errors import FormatError, MismatchError, RequestError
-from snt.evaluation.measurement import Measurement, Settings, measure
+from snt.errors import FormatError, MismatchError
+from snt.evaluation.measurement import Measurement, measure
 from snt.masks import NeuronMask
 from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
-from snt.place_arms import CONTROLS, LOCATED, PlaceArm, arms_of
+from snt.place_arms import CONTROLS, PlaceArm, arms_of
 from snt.place_results import ArmResult, PlaceRow, Point, place_results, times_needed
+from snt.place_settings import PlaceSettings, rate_for
 from snt.progress import Progress, Silence
 from snt.retaining import kept_prompts
 from snt.scores_files import ScoresFile, load_scores
-from snt.training import Plan, Schedule, train
+from snt.training import Plan, train
 
-BUDGETS = ("0.01%", "0.03%", "0.1%", "0.3%", "1%")
-RULES = (*LOCATED, *CONTROLS)
-SCALES = (0.5, 0.75, 1.0)
-REFERENCE_SHARE = 0.01
 SAFE = ("harmless_refusal", "over_refusal")
-
-
-@dataclass(frozen=True)
-class PlaceSettings:
-    """What is compared and how every arm is trained and measured.
-
-    `draws` masks of each random rule. `scales` of the trained deltas, 1 among them, give the curve.
-    `schedule` has the learning rate of a mask of 1% of the model; see `rate_for`.
-    """
-
-    budgets: tuple[str, ...] = BUDGETS
-    rules: tuple[str, ...] = RULES
-    draws: int = 3
-    scales: tuple[float, ...] = SCALES
-    data: str = "refusals/tune"
-    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
-    positions: int = 5
-    schedule: Schedule = field(default_factory=Schedule)
-    evaluate: Settings = field(default_factory=Settings)
-
-    def check(self) -> None:
-        """Raises RequestError for settings that no comparison can be made of."""
-        if self.draws < 1:
-            raise RequestError(f"{self.draws} random draws; give at least 1")
-        if 1.0 not in self.scales or not all(0.0 < scale <= 2.0 for scale in self.scales):
-            raise RequestError(f"scales {self.scales}: each is in (0, 2], and 1 is among them")
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, as it stands in the report."""
-        return asdict(self)
-
-
-def rate_for(learning_rate: float, masked: int, parameters: int) -> float:
-    """The learning rate of a mask of `masked` out of `parameters` entries.
-
-    Adam moves every entry by about the learning rate, so that a mask's whole step grows with the
-    root of its size. Masks of every size get steps of the length that one of 1% has at
-    `learning_rate`: with one rate for all, small masks would hardly move in the same steps.
-    """
-    return float(learning_rate * (REFERENCE_SHARE * parameters / masked) ** 0.5)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,8 @@ class _Run:
 
     def place(self) -> Any:
         from snt.evaluation.measurement import Settings
-        from snt.place import RULES, PlaceSettings, does_place_matter
+        from snt.place import does_place_matter
+        from snt.place_settings import RULES, PlaceSettings
         from snt.scores_files import scores_path
 
         step = self.recipe.place or PlaceStep()

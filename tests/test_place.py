@@ -12,9 +12,10 @@ import torch
 import snt
 from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.measurement import Settings
-from snt.place import PlaceSettings, does_place_matter, rate_for
+from snt.place import does_place_matter
 from snt.place_arms import ARMS, arms_of
 from snt.place_results import ArmResult, Point, place_results, times_needed
+from snt.place_settings import PlaceSettings, rate_for
 from snt.report.place import place_picture
 from snt.scores_files import load_scores
 from snt.training import Schedule
