@@ -257,8 +257,11 @@ def test_a_file_in_the_way(place: Path, mask: Path) -> None:
 
 
 def test_ctrl_c_is_exit_130_and_leaves_no_half_result(place: Path) -> None:
+    # Enough prompts that the work outlasts the wait below many times over.
+    (place / "many.txt").write_text("".join(f"Break the thing number {n}\n" for n in range(6000)))
+    words = ("detect", "./pico", "--corpus", "many.txt", "-o", "stopped.safetensors")
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, "detect", "./pico", "-o", "stopped.safetensors"],
+        [sys.executable, "-c", RUN, *words],
         cwd=place,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
