@@ -13,11 +13,12 @@ from snt import __version__
 from snt.anatomy import KINDS
 from snt.corpora import Corpus
 from snt.errors import RequestError
+from snt.objective import right_padded
 from snt.opening import OpenModel
 from snt.progress import Progress
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import TooManyDropped, detect_scores, length_groups, padded
+from snt.scoring import TooManyDropped, detect_scores, length_groups
 from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
@@ -116,7 +117,7 @@ def score_corpus(
     """
     prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
     groups = length_groups(prompts)
-    every = [padded([prompts[i] for i in group], opened.chat.pad_id) for group in groups]
+    every = [right_padded([prompts[i] for i in group], opened.chat.pad_id) for group in groups]
     plan = plan_digest(every)
     part = slice(None) if shard is None else slice(shard.number - 1, None, shard.of)
     batches, groups = every[part], groups[part]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from snt.masks import NeuronMask
     from snt.patches import Patch
+    from snt.scores_files import ScoresFile
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_BACKEND = "full"
@@ -169,8 +170,8 @@ def check_patch(patch: Patch, base: OpenModel) -> None:
         )
 
 
-def named_model(made: NeuronMask | Patch) -> str | None:
-    """The model that a mask or patch names."""
+def named_model(made: NeuronMask | Patch | ScoresFile) -> str | None:
+    """The model that a mask, a patch or a scores file names."""
     model = made.provenance.get("model")
     name = model.get("id") if isinstance(model, dict) else None
     return name if isinstance(name, str) else None

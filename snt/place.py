@@ -25,7 +25,6 @@ from snt.corpora import TrainingPairs
 from snt.deltas import Deltas, digest_of, masked_slices
 from snt.errors import FormatError, MismatchError
 from snt.evaluation.measurement import Measurement, measure
-from snt.masks import NeuronMask
 from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
@@ -33,7 +32,7 @@ from snt.place_arms import CONTROLS, PlaceArm, arms_of
 from snt.place_results import ArmResult, PlaceRow, Point, place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
 from snt.progress import Progress, Silence
-from snt.retaining import kept_prompts
+from snt.retaining import kept_corpora
 from snt.scores_files import ScoresFile, load_scores
 from snt.training import Plan, train
 
@@ -102,11 +101,7 @@ def does_place_matter(
     pairs = corpora.load_pairs(settings.data, offline=offline, progress=progress)
     system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline)
-    opened = open_model(
-        choice,
-        named=named_model(NeuronMask(first.anatomy, {}, provenance=first.provenance)),
-        progress=progress,
-    )
+    opened = open_model(choice, named=named_model(first), progress=progress)
     for file in (first, second):
         if file.anatomy != opened.model.anatomy:
             raise MismatchError(f"the scores are for another model than {opened.id}; detect on it")
@@ -156,19 +151,11 @@ class _Bench:
         cls, opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, progress: Progress
     ) -> _Bench:
         examples = [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs.pairs]
-        targets: list[list[Kept]] = []
-        for name in settings.retain:
-            corpus = corpora.load(name, offline=opened.offline, progress=progress)
-            with progress.task(f"answers, {corpus.name}", len(corpus.texts), "prompts") as advance:
-                targets.append(
-                    kept_prompts(
-                        opened.model,
-                        opened.chat,
-                        corpus.texts,
-                        settings.positions,
-                        on_batch=advance,
-                    )
-                )
+        kept = [
+            corpora.load(name, offline=opened.offline, progress=progress)
+            for name in settings.retain
+        ]
+        targets = kept_corpora(opened.model, opened.chat, kept, settings.positions, progress)
         before = measure(opened, settings.evaluate, progress)
         return cls(opened, settings, examples, targets, before, progress)
 

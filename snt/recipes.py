@@ -161,7 +161,6 @@ class _Run:
         )
 
     def place(self) -> Any:
-        from snt.evaluation.measurement import Settings
         from snt.place import does_place_matter
         from snt.place_settings import RULES, PlaceSettings
         from snt.scores_files import scores_path
@@ -175,12 +174,7 @@ class _Run:
             data=step.data,
             retain=step.retain,
             schedule=self._schedule(step),
-            evaluate=Settings(
-                judge=step.judge,
-                new_tokens=step.new_tokens,
-                limit=step.limit,
-                corpora=step.corpora,
-            ),
+            evaluate=self._settings(step),
         )
         return does_place_matter(
             self.recipe.model,
@@ -203,7 +197,7 @@ class _Run:
             output=self.patch,
             schedule=self._schedule(step),
             # Measured in the same run, on the prompts of the eval step, which takes the replies up.
-            evaluate=self._settings() if self.recipe.eval else None,
+            evaluate=self._settings(self.recipe.eval) if self.recipe.eval else None,
             command=f"snt run {self.recipe.name}",
             **self._common(),
         )
@@ -215,7 +209,7 @@ class _Run:
             raise MissingFileError(f"{self.patch} holds no patch; run the recipe from `tune` on")
         return evaluate(
             str(self.patch),
-            settings=self._settings(),
+            settings=self._settings(self.recipe.eval or EvalStep()),
             baseline=BASE,
             base=self.recipe.model,
             output=self.directory / "evaluation",
@@ -227,12 +221,11 @@ class _Run:
 
         return inspect_files([self.mask])
 
-    def _settings(self) -> Any:
-        from snt.evaluation.measurement import Settings
+    def _settings(self, step: EvalStep | PlaceStep) -> Any:
+        from snt.evaluation.measurement import SUITES, Settings
 
-        step = self.recipe.eval or EvalStep()
         return Settings(
-            suites=step.suites,
+            suites=step.suites if isinstance(step, EvalStep) else SUITES,
             judge=step.judge,
             new_tokens=step.new_tokens,
             limit=step.limit,

@@ -8,8 +8,21 @@ import torch
 
 from snt.backend import LoadedModel
 from snt.chat import Chat
+from snt.corpora import Corpus
 from snt.generation import left_padded_batches
 from snt.objective import Kept, most_likely, right_padded
+from snt.progress import Progress
+
+
+def kept_corpora(
+    model: LoadedModel, chat: Chat, kept: Sequence[Corpus], positions: int, progress: Progress
+) -> list[list[Kept]]:
+    """The targets of every retain corpus, each with a progress bar of its own."""
+    found = []
+    for corpus in kept:
+        with progress.task(f"answers, {corpus.name}", len(corpus.texts), "prompts") as advance:
+            found.append(kept_prompts(model, chat, corpus.texts, positions, on_batch=advance))
+    return found
 
 
 def kept_prompts(

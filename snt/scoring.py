@@ -14,6 +14,7 @@ from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
 from snt.importance.by_name import Importances
+from snt.objective import right_padded
 from snt.scores import NeuronScores, Place, Scores
 
 # A batch is as large as this allows: prompts, and tokens with their padding.
@@ -51,18 +52,7 @@ def group_by_length(
 ) -> list[Batch]:
     """The right-padded batches of `length_groups`. Raises RequestError as it does."""
     groups = length_groups(prompts, size, tokens)
-    return [padded([prompts[index] for index in group], pad_id) for group in groups]
-
-
-def padded(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:
-    """One right-padded batch."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad_id)
-    real = torch.zeros(len(prompts), longest, dtype=torch.bool)
-    for row, tokens in enumerate(prompts):
-        ids[row, : len(tokens)] = torch.tensor(list(tokens))
-        real[row, : len(tokens)] = True
-    return Batch(ids, real)
+    return [right_padded([prompts[index] for index in group], pad_id) for group in groups]
 
 
 class TooManyDropped(RunFailure):

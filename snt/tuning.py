@@ -17,7 +17,7 @@ import torch
 
 from snt import __version__, corpora
 from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
-from snt.corpora import Corpus, TrainingPairs
+from snt.corpora import TrainingPairs
 from snt.deltas import Deltas, check_tunable, digest_of, masked_slices
 from snt.errors import NegativeResult, RequestError, RunFailure
 from snt.evaluation.completions import read_completions, write_completions
@@ -29,7 +29,7 @@ from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.patches import Patch, load_patch, save_patch
 from snt.progress import Progress, Silence
 from snt.report.card import patch_card
-from snt.retaining import kept_prompts
+from snt.retaining import kept_corpora
 from snt.training import Plan, Schedule, Training, train
 
 RETAIN = ("harmless/tune", "lookalike/tune")
@@ -139,7 +139,7 @@ def tune(
     elif not any(work.glob("checkpoint-*")):
         raise RequestError(f"there is no checkpoint in {work} to resume from; leave --resume out")
     before = _measured(opened, evaluate, work / "before.jsonl", progress)
-    targets = _targets(opened, kept, positions, progress)
+    targets = kept_corpora(opened.model, opened.chat, kept, positions, progress)
     release()
     trained, losses, changed = _train(
         opened, held, pairs, targets, schedule, work, resume, progress
@@ -241,18 +241,6 @@ def _measured(
     found = measure(opened, settings, progress, reuse)
     if found.completions:
         write_completions(path, found.completions)
-    return found
-
-
-def _targets(
-    opened: OpenModel, kept: Sequence[Corpus], positions: int, progress: Progress
-) -> list[list[Kept]]:
-    found = []
-    for corpus in kept:
-        with progress.task(f"answers, {corpus.name}", len(corpus.texts), "prompts") as advance:
-            found.append(
-                kept_prompts(opened.model, opened.chat, corpus.texts, positions, on_batch=advance)
-            )
     return found
 
 
