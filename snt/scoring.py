@@ -14,12 +14,14 @@ from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
 from snt.importance.by_name import Importances
+from snt.importance.positions import Positions
 from snt.objective import right_padded
 from snt.scores import NeuronScores, Place, Scores
 
 # A batch is as large as this allows: prompts, and tokens with their padding.
 BATCH_PROMPTS = 8
 BATCH_TOKENS = 4096
+EVERY_POSITION = Positions()
 
 
 def length_groups(
@@ -87,10 +89,11 @@ def detect_scores(
     on_batch: Callable[[Tally], None] | None = None,
     rows: int | None = None,
     importance: str = "exact",
+    positions: Positions = EVERY_POSITION,
 ) -> Detected:
     """Importances of all neurons of `kinds` over all batches.
 
-    `importance` is one of `snt.importance.by_name.IMPORTANCES`.
+    `importance` is one of `snt.importance.by_name.IMPORTANCES`, over the `positions` that count.
     A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
     earlier run got from the first of these batches. `on_layer` gets the number of prompts after
     each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
@@ -99,7 +102,7 @@ def detect_scores(
     begin = begin or Tally()
     started = time.perf_counter()
     collector = _Collector(
-        Importances(importance, tuple(kinds)),
+        Importances(importance, tuple(kinds), positions),
         on_layer,
         on_batch,
         begin,

@@ -235,7 +235,7 @@ def test_halves_in_one_process_merge_to_the_whole(
 ) -> None:
     opened = open_model(ModelChoice(str(pico), offline=True), exact=True)
     texts = corpora.load(f"{place}/bad.txt")
-    made = {"importance": "exact", "seed": 0}
+    made = {"importance": "exact", "positions": "all", "seed": 0}
 
     def half(number: int, resume: bool) -> NamedScores:
         shard = Shard(number, 2)

@@ -18,6 +18,7 @@ from snt.importance.paper import (
     paper_query_importance,
     paper_value_importance,
 )
+from snt.importance.positions import Positions
 from snt.importance.query_key import head_factors, head_grams, key_importance, query_importance
 from snt.importance.released_code import (
     released_ffn_score,
@@ -33,11 +34,22 @@ IMPORTANCES = ("exact", "fast", "paper", "released-code")
 
 @dataclass
 class Importances:
-    """Importances of one name for some kinds; keeps per layer what depends on weights alone."""
+    """Importances of one name for some kinds; keeps per layer what depends on weights alone.
+
+    `positions` count, the others do not. Raises RequestError for a name that has no choice.
+    """
 
     name: str
     kinds: Sequence[str]
+    positions: Positions = field(default_factory=Positions)
     _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name == "released-code" and self.positions.last is not None:
+            raise RequestError(
+                "importance 'released-code' counts every position, as that code does; leave out "
+                "--positions, or use another --importance"
+            )
 
     def __call__(
         self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
@@ -47,8 +59,10 @@ class Importances:
         Raises RequestError where the name needs what this model's family does not have.
         """
         of_kind = _OF_NAME[self.name]
+        counted = self.positions.counted(batch.real)
+        seen = self.positions.seen(seen, counted)
         weights = _Terms(layer, model, seen, self._kept, batch)
-        return {kind: of_kind[kind](seen, batch.real, weights) for kind in self.kinds}
+        return {kind: of_kind[kind](seen, counted, weights) for kind in self.kinds}
 
 
 @dataclass
