@@ -19,7 +19,7 @@ from snt.opening import OpenModel
 from snt.progress import Progress
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import TooManyDropped, detect_scores, length_groups
+from snt.scoring import TooManyDropped, common_beginning, detect_scores, length_groups
 from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
@@ -120,6 +120,7 @@ def score_corpus(
     groups = length_groups(prompts)
     every = [right_padded([prompts[i] for i in group], opened.chat.pad_id) for group in groups]
     plan = plan_digest(every)
+    positions = Positions.parse(made["positions"])
     part = slice(None) if shard is None else slice(shard.number - 1, None, shard.of)
     batches, groups = every[part], groups[part]
     if not batches:
@@ -150,7 +151,9 @@ def score_corpus(
                 on_batch=checkpoint.on_batch,
                 rows=len(prompts),
                 importance=made["importance"],
-                positions=Positions.parse(made["positions"]),
+                positions=positions,
+                # Of the whole corpus, so that every shard of it is measured alike.
+                beginning=common_beginning(every, made["importance"], positions),
             )
         except TooManyDropped:
             raise

@@ -20,7 +20,7 @@ from snt.anatomy import KINDS, Slice, anatomy_of
 from snt.backend import Batch
 from snt.errors import RequestError
 from snt.importance.positions import Positions
-from snt.scoring import detect_scores
+from snt.scoring import common_beginning, detect_scores
 
 # Tokens of each prompt, and whether its padding is on the left; one token alone changes nothing in
 # its attention, so that it stands apart from the minimum over a batch.
@@ -99,7 +99,7 @@ def _blocks(held: FullModel, batch: Batch) -> Blocks:
         for layer in range(held.anatomy.layers)
         for name in (family.attention, "mlp")
     ]
-    held.hidden(batch)
+    held.forward(batch)
     for hook in hooks:
         hook.remove()
     return found
@@ -169,6 +169,30 @@ def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
                     atol=1e-6 * float(whole[rows].max()),
                     msg=lambda text, place=place, rows=rows: f"{place}, {rows}: {text}",
                 )
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_common_beginning_changes_nothing(model_type: str) -> None:
+    model = family_model(model_type, 0.6)
+    exact = full(copy.deepcopy(model).double())
+    exact.model.set_attn_implementation("oracle")
+    if model_type in MIXTURES:
+        exact.model.set_experts_implementation("eager")
+    batch = batch_of(((14, False), (11, False), (10, False)), width=14)
+    batch.input_ids[:, :9] = batch.input_ids[0, :9]
+    with torch.no_grad():
+        oracle = _oracle(exact, batch, batch.real)
+    beginning = common_beginning([batch])
+    assert beginning is not None and len(beginning) == 9
+    scores = detect_scores(full(model), [batch], beginning=beginning).scores
+    for place, (expected, whole) in oracle.items():
+        torch.testing.assert_close(
+            scores.places[place].minimum.double(),
+            expected.amin(dim=0),
+            rtol=1e-4,
+            atol=1e-6 * float(whole.max()),
+            msg=lambda text, place=place: f"{place}: {text}",
+        )
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen3", "olmo2", "mixtral"])
