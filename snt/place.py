@@ -26,11 +26,12 @@ from snt.corpora import TrainingPairs
 from snt.deltas import Deltas, digest_of, masked_slices
 from snt.errors import FormatError, MismatchError
 from snt.evaluation.measurement import Measurement, measure
+from snt.evaluation.refusal_odds import refusal_log_odds, tree_of
 from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.place_arms import CONTROLS, PlaceArm, agreed_order, arms_of
-from snt.place_results import ArmResult, PlaceRow, Point, place_results, times_needed
+from snt.place_results import HARMFUL, ArmResult, PlaceRow, Point, place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
 from snt.progress import Progress, Silence
 from snt.retaining import kept_corpora
@@ -218,7 +219,20 @@ class _Bench:
     def _point(self, deltas: Deltas, scale: float) -> Point:
         tuned = replace(self.opened, patch_digest=digest_of(deltas.tensors()))
         with deltas.attached(self.opened.model):
-            return self._of(measure(tuned, self.settings.evaluate, self.progress), scale)
+            point = self._of(measure(tuned, self.settings.evaluate, self.progress), scale)
+            return point if scale != 1.0 else replace(point, odds=self._odds())
+
+    def _odds(self) -> dict[str, tuple[float, ...]]:
+        """Refusal log-odds of the model as it is now, by metric."""
+        model, chat, limit = self.opened.model, self.opened.chat, self.settings.odds_limit
+        if not limit:
+            return {}
+        chosen = replace(self.settings.evaluate, limit=limit).chosen(self.opened.offline)
+        tree = tree_of(chat)
+        return {
+            metric: refusal_log_odds(model, chat, chosen[metric].texts, tree)
+            for metric in (HARMFUL, *SAFE)
+        }
 
     def _of(self, measured: Measurement, scale: float) -> Point:
         change = 0.0

@@ -13,6 +13,7 @@ from snt.training import Schedule
 BUDGETS = ("0.01%", "0.03%", "0.1%", "0.3%", "1%")
 RULES = (*LOCATED, *CONTROLS)
 SCALES = (0.5, 0.75, 1.0)
+ODDS_LIMIT = 120
 REFERENCE_SHARE = 0.01
 
 
@@ -20,7 +21,9 @@ REFERENCE_SHARE = 0.01
 class PlaceSettings:
     """What is compared and how every arm is trained and measured.
 
-    `draws` masks of each random rule. `scales` of the trained deltas, 1 among them, give the curve.
+    `draws` masks of each random rule. `scales` of the trained deltas, 1 among them, give the curve
+    of replies; the refusal log-odds of the first `odds_limit` prompts of each corpus give another,
+    over every threshold, from one forward pass.
     `schedule` has the learning rate of a mask of 1% of the model; see `rate_for`.
     """
 
@@ -33,6 +36,7 @@ class PlaceSettings:
     positions: int = 5
     schedule: Schedule = field(default_factory=Schedule)
     evaluate: Settings = field(default_factory=Settings)
+    odds_limit: int = ODDS_LIMIT
 
     def check(self) -> None:
         """Raises RequestError for settings that no comparison can be made of."""

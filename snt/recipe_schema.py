@@ -65,6 +65,7 @@ class PlaceStep(_Step):
     rules: tuple[str, ...] | None = None
     draws: int = Field(default=3, ge=1)
     scales: tuple[float, ...] = (0.5, 0.75, 1.0)
+    odds_limit: int = Field(default=120, ge=0)
     data: str = "refusals/tune"
     retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
     lr: float | None = Field(default=None, gt=0)

@@ -174,6 +174,7 @@ class _Run:
             rules=step.rules or (*step.detections, *RULES),
             draws=step.draws,
             scales=step.scales,
+            odds_limit=step.odds_limit,
             data=step.data,
             retain=step.retain,
             schedule=self._schedule(step),

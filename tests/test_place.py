@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,20 @@ def test_a_difference_pairs_the_prompts() -> None:
     assert subtract.over_random is not None
     middle, low, high = subtract.over_random
     assert middle == pytest.approx(0.5) and 0.0 < low < middle < high
+
+
+def test_the_area_counts_pairs_told_apart() -> None:
+    def arm(rule: str, draw: int | None, harmful: list[float], safe: list[float]) -> ArmResult:
+        odds = {"non_refusal": tuple(harmful), "over_refusal": tuple(safe)}
+        return _arm(rule, "1%", 100, replace(_point(1, 1), odds=odds), draw=draw)
+
+    random, contrast = place_results(
+        [arm("random", 1, [1, 3], [1, 2]), arm("contrast", None, [5, 4], [-3, 2])]
+    )
+    assert contrast.auc == pytest.approx((1.0, 1.0, 1.0))
+    assert random.auc is not None and random.auc[0] == pytest.approx(2.5 / 4)
+    assert contrast.auc_over_random is not None
+    assert contrast.auc_over_random[0] == pytest.approx(1.5 / 4)
 
 
 def test_agreement_holds_a_neuron_to_the_half_that_speaks_least_for_it(detection: Path) -> None:

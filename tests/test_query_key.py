@@ -299,7 +299,7 @@ def test_equal_values_and_a_pruned_head() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_first_order_is_exact_for_small_shifts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "_LARGE_SHARE", 0.0)
+    monkeypatch.setattr(fast, "_LARGE_SHIFT", torch.inf)
     # With as many directions as there are rows of values, nothing but the order is left out.
     layer = Layer(6, 0.003 if CASES[case].get("gain_span") is None else 1.0, **CASES[case])
     if layer.gain_span is not None:
@@ -332,7 +332,7 @@ def test_fast_keeps_the_order(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_fast_is_exact_where_all_are_redone(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "_LARGE_SHARE", 1.0)
+    monkeypatch.setattr(fast, "_LARGE_SHIFT", -1.0)
     monkeypatch.setattr(fast, "QUERY_RANK", 13 * HEADS)
     monkeypatch.setattr(fast, "KEY_RANK", 13 * HEADS)
     layer = Layer(13, **CASES[case])

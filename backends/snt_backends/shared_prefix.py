@@ -32,7 +32,8 @@ def shared_length(batch: Batch) -> int:
 def repeated(beginning: DynamicCache, rows: int) -> DynamicCache:
     """A cache of `rows` rows that all begin as the one of `beginning` does, which is left alone."""
     cache = DynamicCache()
-    for number, layer in enumerate(beginning.layers):
+    layers: list[Any] = beginning.layers
+    for number, layer in enumerate(layers):
         keys, values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
         cache.update(keys, values, number)
     return cache

@@ -27,13 +27,15 @@ def place_tables(found: Placing) -> list[RenderableType]:
         title_justify="left",
         box=box.SIMPLE,
         caption_justify="left",
-        caption=f"separation: harmful refused minus safe refused; before: "
+        caption=f"separation: harmful refused minus safe refused; AUC: how often a harmful "
+        "prompt has larger refusal log-odds than a safe one; over random: on the same prompts; "
+        f"before: "
         f"{percent(found.before['safety'])} and {percent(found.before['over_refusal'])}",
     )
     table.add_column("budget")
     table.add_column("mask")
     headers = ("parameters", "harmful refused", "safe refused", "perplexity", "separation, 95%")
-    for name in (*headers, "at its best scale", "over random"):
+    for name in (*headers, "over random", "AUC", "over random"):
         table.add_column(name, justify="right")
     last = ""
     for row in found.rows:
@@ -48,8 +50,7 @@ def place_tables(found: Placing) -> list[RenderableType]:
             percent(row.over_refusal),
             signed_percent(row.perplexity_change),
             _points(row.separation),
-            _points(row.best),
-            "" if row.over_random is None else _points(row.over_random),
+            *(_points(row.over_random), _points(row.auc), _points(row.auc_over_random)),
         )
         last = row.budget
     needed = Table("mask", "budget", "random ones need", box=box.SIMPLE)
@@ -137,6 +138,8 @@ def _mark(kind: int, x: float, y: float) -> str:
     return f'<polygon points="{line}" fill="{ink}"/>'
 
 
-def _points(value: tuple[float, float, float]) -> str:
+def _points(value: tuple[float, float, float] | None) -> str:
+    if value is None:
+        return ""
     middle, low, high = (100 * part for part in value)
     return f"{middle:.1f} ({low:.1f} to {high:.1f})"
