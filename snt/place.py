@@ -31,7 +31,8 @@ from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.place_arms import CONTROLS, PlaceArm, agreed_order, arms_of
-from snt.place_results import HARMFUL, ArmResult, PlaceRow, Point, place_results, times_needed
+from snt.place_points import HARMFUL, ArmResult, Point
+from snt.place_results import PlaceRow, place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
 from snt.progress import Progress, Silence
 from snt.retaining import kept_corpora

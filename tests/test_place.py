@@ -15,7 +15,8 @@ from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.measurement import Settings
 from snt.place import does_place_matter
 from snt.place_arms import ARMS, agreed_order, arms_of
-from snt.place_results import ArmResult, Point, place_results, times_needed
+from snt.place_points import ArmResult, Point
+from snt.place_results import place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
 from snt.report.place import place_picture
 from snt.scores_files import load_scores

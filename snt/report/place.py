@@ -9,6 +9,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from snt.place_areas import curve
 from snt.report.figures import duration, gigabytes, percent, signed_percent
 
 if TYPE_CHECKING:
@@ -67,10 +68,13 @@ def place_tables(found: Placing) -> list[RenderableType]:
 
 
 def place_picture(found: Placing) -> str:
-    """An SVG page: one panel per budget, harmful refused over safe refused, a line per arm."""
+    """An SVG page: one panel per budget, harmful refused over safe refused, a colour per rule.
+
+    Lines follow every threshold of the refusal log-odds, where those were measured; marks are
+    replies, at each scale of the deltas.
+    """
     budgets = list(dict.fromkeys(arm.budget for arm in found.arms))
     rules = list(dict.fromkeys(arm.rule for arm in found.arms))
-    most = max(0.2, *(point.over_refusal for arm in found.arms for point in arm.points))
     width = _LEFT + len(budgets) * (_PANEL + _GAP)
     height = _TOP + _PANEL + 70 + 18 * (-(-len(rules) // 4))
     parts = [
@@ -82,29 +86,30 @@ def place_picture(found: Placing) -> str:
     ]
     for number, budget in enumerate(budgets):
         left = _LEFT + number * (_PANEL + _GAP)
-        parts += _frame(left, f"{budget} of the parameters", most, number == 0)
-        for arm in found.arms:
-            if arm.budget != budget:
-                continue
-            kind = rules.index(arm.rule)
-            at = [
-                (
-                    left + point.over_refusal / most * _PANEL,
-                    _TOP + _PANEL - point.safety * _PANEL,
-                )
-                for point in arm.points
-            ]
-            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-            ink = _INKS[kind % len(_INKS)]
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" opacity="0.55"/>')
-            parts += [_mark(kind, x, y) for x, y in at]
+        parts += _frame(left, f"{budget} of the parameters", number == 0)
+        for kind, rule in enumerate(rules):
+            arms = [arm for arm in found.arms if (arm.rule, arm.budget) == (rule, budget)]
+            full = [arm.at_full for arm in arms if arm.at_full.odds]
+            if full:
+                line = " ".join(f"{left + x * _PANEL:.1f},{_up(y):.1f}" for x, y in curve(full))
+                ink = _INKS[kind % len(_INKS)]
+                parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}"/>')
+            for arm in arms:
+                parts += [
+                    _mark(kind, left + point.over_refusal * _PANEL, _up(point.safety))
+                    for point in arm.points
+                ]
     for number, rule in enumerate(rules):
         x, y = _LEFT + 170 * (number % 4), _TOP + _PANEL + 52 + 18 * (number // 4)
         parts += [_mark(number, x, y - 4), f'<text x="{x + 12}" y="{y}">{escape(rule)}</text>']
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _frame(left: int, title: str, most: float, named: bool) -> list[str]:
+def _up(share: float) -> float:
+    return _TOP + _PANEL - share * _PANEL
+
+
+def _frame(left: int, title: str, named: bool) -> list[str]:
     bottom = _TOP + _PANEL
     parts = [
         f'<text x="{left}" y="{_TOP - 8}" font-weight="bold">{escape(title)}</text>',
@@ -116,7 +121,7 @@ def _frame(left: int, title: str, most: float, named: bool) -> list[str]:
         parts.append(f'<line x1="{left}" x2="{left + _PANEL}" y1="{y}" y2="{y}" stroke="#eee"/>')
     for share in (0.0, 0.5, 1.0):
         x = left + share * _PANEL
-        label = percent(share * most, 0)
+        label = percent(share, 0)
         parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
     for share in (0.0, 0.5, 1.0) if named else ():
         y = bottom - share * _PANEL + 4
