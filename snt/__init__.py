@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snt.detection import Detection, ShardDetection, detect, detect_shard
     from snt.evaluation.evaluate import Evaluation, evaluate
-    from snt.evaluation.measurement import Measurement, Settings
+    from snt.evaluation.gcg import GcgSettings
+    from snt.evaluation.harness import TaskSettings
+    from snt.evaluation.jailbreaks import JailbreakSettings
+    from snt.evaluation.measurement import Measurement
+    from snt.evaluation.settings import Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
     from snt.languages import LanguageDetection, detect_languages
@@ -43,7 +47,10 @@ _WHERE = {
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
-    "Settings": "snt.evaluation.measurement",
+    "Settings": "snt.evaluation.settings",
+    "TaskSettings": "snt.evaluation.harness",
+    "JailbreakSettings": "snt.evaluation.jailbreaks",
+    "GcgSettings": "snt.evaluation.gcg",
     "inspect": "snt.inspection:inspect_files",
     "Inspection": "snt.inspection",
     "MadeMask": "snt.mask_making",
@@ -71,7 +78,9 @@ _WHERE = {
 __all__ = [
     "Detection",
     "Evaluation",
+    "GcgSettings",
     "Inspection",
+    "JailbreakSettings",
     "MadeMask",
     "LanguageDetection",
     "Measurement",
@@ -80,6 +89,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "ShardDetection",
+    "TaskSettings",
     "Tuning",
     "Verification",
     "VerifySettings",

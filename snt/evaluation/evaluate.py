@@ -15,12 +15,12 @@ from snt.errors import RequestError
 from snt.evaluation.completions import Completion, read_completions, write_completions
 from snt.evaluation.measurement import (
     Measurement,
-    Settings,
     compare,
     difference_json,
     measure,
     perplexity_change,
 )
+from snt.evaluation.settings import Settings
 from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
@@ -127,6 +127,9 @@ def evaluate(
         write_completions(directory / "completions.jsonl", measured.completions)
         if other is not None:
             write_completions(directory / "baseline.jsonl", other.completions)
+        for name, one in (("harness", measured), ("baseline-harness", other)):
+            if one is not None and one.tasks is not None:
+                write_json(directory / f"{name}.json", one.tasks.raw)
         write_json(directory / "report.json", result.as_json())
     return result
 
