@@ -26,7 +26,7 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "prose": ("text",),
     "multilingual": LANGUAGES,
 }
-# What a corpus is parted by, and into what. The parallel one serves detection alone: no splits.
+# What a corpus is parted by, and into what. The parallel one has no splits.
 _PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "multilingual": ("kind", ("harmful", "harmless"))
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import write_pico
 
 from snt.deltas import Deltas, SliceKey
 from snt.errors import RequestError
-from snt.evaluation.harness import TaskSettings, run_tasks
+from snt.evaluation.harness import TaskSettings, draw_documents, run_tasks
 from snt.evaluation.task_results import TaskResults, task_results
 from snt.opening import ModelChoice, OpenModel, open_model
 from snt.progress import Silence
@@ -181,8 +182,6 @@ def test_a_group_stands_for_its_tasks_and_a_folder_for_what_is_in_it(
 
 
 def test_what_cannot_be_run_is_refused_with_the_remedy(place: Path, pico_open: OpenModel) -> None:
-    import lm_eval.tasks
-
     for name, said in (("broken.yaml", "could not be loaded"), ("tasks/notes.yaml", "task")):
         with pytest.raises(RequestError, match=said):
             run_tasks(pico_open, TaskSettings((str(place / name),)), Silence())
@@ -196,7 +195,16 @@ def test_what_cannot_be_run_is_refused_with_the_remedy(place: Path, pico_open: O
     (place / "gone.yaml").write_text(gone.replace("tiny_choice", "tiny_gone"))
     with pytest.raises(RequestError, match="could not be loaded"):
         run_tasks(pico_open, TaskSettings((str(place / "gone.yaml"),)), Silence())
-    assert lm_eval.tasks.TaskManager is not None
+
+
+def test_code_is_not_run_and_no_documents_are_an_error() -> None:
+    settings = TaskSettings(("x",))
+    with pytest.raises(RequestError, match="runs code"):
+        draw_documents({"x": SimpleNamespace(UNSAFE_CODE=True, eval_docs=[1])}, settings)
+    with pytest.raises(RequestError, match="0 documents"):
+        draw_documents({"x": SimpleNamespace(eval_docs=[])}, settings)
+    drawn = draw_documents({"x": SimpleNamespace(eval_docs=range(5))}, settings)
+    assert drawn == {"x": [0, 1, 2, 3, 4]}
 
 
 def test_random_state_and_tokenizer_stay_as_they_were(place: Path, pico_open: OpenModel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import importlib.util
 import random
 from collections.abc import Sequence
@@ -58,9 +59,12 @@ class GcgSettings:
     def chosen(self, requests: Corpus) -> Corpus:
         """`prompts` requests drawn with the seed, in the corpus's order; all when it has fewer."""
         count = len(requests.texts)
-        picked = sorted(random.Random(self.seed).sample(range(count), min(self.prompts, count)))
+        if count <= self.prompts:
+            return requests
+        picked = sorted(random.Random(self.seed).sample(range(count), self.prompts))
         return replace(
             requests,
+            name=f"{requests.name} ({self.prompts} of {count})",
             texts=tuple(requests.texts[row] for row in picked),
             rows=tuple(requests.rows[row] for row in picked),
         )
@@ -101,6 +105,9 @@ def attacked(
     attacked, RunFailure when the search cannot go on.
     """
     settings.check()
+    with guest("bitsandbytes"):
+        # It brings bitsandbytes along, which tells what kernels it would like to have.
+        importlib.import_module("nanogcg")
     # Faults of all requests before the first long search.
     targets = [_target(probe.corpus, row) for row in range(len(probe.corpus.texts))]
     found = []

@@ -102,7 +102,7 @@ def run_tasks(opened: OpenModel, settings: TaskSettings, progress: Progress) -> 
 
     with guest("lm_eval", "datasets"), hub_closed(opened.offline), _no_inventory():
         names, tasks = _load(specs, manager)
-        samples = _samples(tasks, settings)
+        samples = draw_documents(tasks, settings)
         count = sum(map(len, samples.values()))
         progress.say(f"lm-evaluation-harness: {', '.join(names)} ({count} documents)")
         # A copy: the harness gives a tokenizer a padding token where it has none.
@@ -209,8 +209,11 @@ def _load(specs: Sequence[str], manager: Any) -> tuple[list[str], dict[str, Any]
     return names, tasks
 
 
-def _samples(tasks: Mapping[str, Any], settings: TaskSettings) -> dict[str, list[int]]:
-    """Which documents of every task are asked, drawn with the seed and the task's name."""
+def draw_documents(tasks: Mapping[str, Any], settings: TaskSettings) -> dict[str, list[int]]:
+    """Numbers of the documents of every task, drawn with the seed and the task's name, sorted.
+
+    Raises RequestError for a task without documents and for one that runs code.
+    """
     found = {}
     for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):

@@ -144,16 +144,17 @@ def measure(
     probes = settings.probes(opened.offline)
     judge = get_judge(settings.judge)
     made_by = made_by_of(opened, settings)
+    check_fits(opened.chat, probes.values(), settings.new_tokens)
     details: dict[str, dict[str, Any]] = {}
     if "gcg_attack_success" in probes and settings.jailbreak.gcg is not None:
         probe = probes["gcg_attack_success"]
         attack, found = attacked(opened, probe, settings.jailbreak.gcg, progress)
+        check_fits(opened.chat, (attack,), settings.new_tokens)
         probes["gcg_attack_success"] = attack
         details["gcg_attack_success"] = {"suffixes": [one.as_json() for one in found]}
     known = {(row.suite, row.prompt): row.response for row in reuse if dict(row.made_by) == made_by}
     asked = [(metric, one.text) for metric, probe in probes.items() for one in probe.asked]
     missing = list(dict.fromkeys(item for item in asked if item not in known))
-    check_fits(opened.chat, probes.values(), settings.new_tokens)
     if missing:
         with progress.task("replies", len(missing), "prompts") as advance:
             texts = [text for _, text in missing]
