@@ -12,6 +12,7 @@ from rich.table import Table
 from snt.evaluation.evaluate import Evaluation
 from snt.evaluation.measurement import Measurement, compare, perplexity_change
 from snt.evaluation.statistics import Rate
+from snt.evaluation.suites import family, variant
 from snt.report.figures import interval, metric_label, p_value, percent, signed_percent
 
 _GROUPS = 12  # templates or behaviours that a table still lists; a report has them all
@@ -32,13 +33,17 @@ def measurement_table(measured: Measurement, title: str) -> Table:
     if measured.perplexity is not None:
         language = measured.perplexity
         table.add_row(_label("perplexity", len(language.tokens)), f"{language.value:.2f}", "")
-    beside = {metric: measured.beside_english(metric) for metric in measured.rates}
-    for metric, change in beside.items():
+    beside: dict[str, list[str]] = {}
+    for metric in measured.rates:
+        change = measured.beside_english(metric)
         if change is not None:
-            table.caption = (
-                f"{table.caption}\n{metric_label(metric)}, beside English on the same prompts: "
-                f"{signed_percent(change.difference)}, p {p_value(change.p)}"
-            )
+            said = f"{variant(metric)} {signed_percent(change.difference)} (p {p_value(change.p)})"
+            beside.setdefault(family(metric), []).append(said)
+    for name, changes in beside.items():
+        table.caption = (
+            f"{table.caption}\n{metric_label(name)}, beside English on the same prompts: "
+            f"{', '.join(changes)}"
+        )
     return table
 
 
