@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from snt.evaluation.gcg import GcgSettings
     from snt.evaluation.harness import TaskSettings
     from snt.evaluation.jailbreaks import JailbreakSettings
-    from snt.evaluation.measurement import Measurement
-    from snt.evaluation.settings import Settings
+    from snt.evaluation.measurement import Measurement, Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
     from snt.languages import LanguageDetection, detect_languages
@@ -47,7 +46,7 @@ _WHERE = {
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
-    "Settings": "snt.evaluation.settings",
+    "Settings": "snt.evaluation.measurement",
     "TaskSettings": "snt.evaluation.harness",
     "JailbreakSettings": "snt.evaluation.jailbreaks",
     "GcgSettings": "snt.evaluation.gcg",

@@ -110,12 +110,22 @@ def equal(found: TaskResults, theirs: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("template", [False, True])
 def test_the_figures_are_those_of_the_harness_alone(
-    place: Path, pico_open: OpenModel, template: bool
+    place: Path, pico_open: OpenModel, template: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import lm_eval.evaluator as evaluator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    whole: dict[str, Any] = {}
+    plain = evaluator.simple_evaluate
+
+    def kept(*items: Any, **options: Any) -> dict[str, Any]:
+        whole.update(plain(*items, **options))
+        return whole
+
+    monkeypatch.setattr(evaluator, "simple_evaluate", kept)
     settings = TaskSettings(paths(place), few_shot=2, chat_template=template)
     found = run_tasks(pico_open, settings, Silence())
+    monkeypatch.undo()
     theirs = alone(
         AutoModelForCausalLM.from_pretrained(place / "pico"),
         AutoTokenizer.from_pretrained(place / "pico"),
@@ -124,6 +134,8 @@ def test_the_figures_are_those_of_the_harness_alone(
         apply_chat_template=template,
     )
     assert equal(found, theirs)
+    # Every document: what was asked, each log-likelihood and reply, each figure.
+    assert whole["samples"] == theirs["samples"]
     table = theirs["results"]
     assert found.metrics["tiny_choice.acc"].value == table["tiny_choice"]["acc,none"]
     assert found.metrics["tiny_choice.acc"].stderr == table["tiny_choice"]["acc_stderr,none"]

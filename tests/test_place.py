@@ -11,7 +11,7 @@ import torch
 
 import snt
 from snt.errors import FormatError, RequestError, UnknownNameError
-from snt.evaluation.settings import Settings
+from snt.evaluation.measurement import Settings
 from snt.place import does_place_matter
 from snt.place_arms import ARMS, arms_of
 from snt.place_results import ArmResult, Point, place_results, times_needed

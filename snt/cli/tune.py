@@ -69,7 +69,7 @@ def tune(
         raise typer.BadParameter("give the mask file that `snt detect` wrote", param_hint="--mask")
     out = Output(as_json, quiet)
     out.say("loading…")
-    from snt.evaluation.settings import Settings
+    from snt.evaluation.measurement import Settings
     from snt.report.tuning import tuning_table
     from snt.training import Schedule
     from snt.tuning import RETAIN

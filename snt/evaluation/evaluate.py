@@ -15,12 +15,12 @@ from snt.errors import RequestError
 from snt.evaluation.completions import Completion, read_completions, write_completions
 from snt.evaluation.measurement import (
     Measurement,
+    Settings,
     compare,
     difference_json,
     measure,
     perplexity_change,
 )
-from snt.evaluation.settings import Settings
 from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory

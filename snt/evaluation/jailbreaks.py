@@ -66,8 +66,11 @@ def template_probe(reference: str, requests: Corpus) -> Probe:
         for template in found
     )
     digest = hashlib.sha256(json.dumps([template.text for template in found]).encode()).hexdigest()
-    name = Path(reference.rpartition(":")[0] or reference).name
-    described = {"name": name, "rows": len(found), "sha256": digest}
+    described = {
+        "name": corpora.split_reference(reference)[0].name,
+        "rows": len(found),
+        "sha256": digest,
+    }
     return Probe("template_attack_success", requests, asked, {"templates": described})
 
 

@@ -14,7 +14,7 @@ from snt.evaluation.harness import run_tasks
 from snt.evaluation.judges import get_judge, is_refused
 from snt.evaluation.multilingual import ENGLISH
 from snt.evaluation.perplexity import Perplexity, perplexity, relative_change
-from snt.evaluation.settings import Settings
+from snt.evaluation.settings import Settings as Settings
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
 from snt.evaluation.suites import (
     ANY,
