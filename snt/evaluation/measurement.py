@@ -13,12 +13,12 @@ from snt.evaluation.gcg import attacked
 from snt.evaluation.harness import run_tasks
 from snt.evaluation.judges import get_judge, is_refused
 from snt.evaluation.multilingual import ENGLISH
-from snt.evaluation.perplexity import Perplexity, perplexity, relative_change
+from snt.evaluation.perplexity import Perplexity, perplexity
+from snt.evaluation.perplexity import relative_change as relative_change
 from snt.evaluation.settings import Settings as Settings
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
 from snt.evaluation.suites import (
     ANY,
-    METRICS,
     REPEATED,
     any_of,
     check_fits,
@@ -27,6 +27,8 @@ from snt.evaluation.suites import (
     rate_names,
     variant,
 )
+from snt.evaluation.suites import METRICS as METRICS
+from snt.evaluation.suites import RATES as RATES
 from snt.evaluation.task_results import TaskResults
 from snt.generation import replies
 from snt.opening import OpenModel

@@ -42,7 +42,10 @@ METRICS: Mapping[str, Metric] = {
     "test_case_attack_success": Metric("jailbreak", None, "compliance"),
     "gcg_attack_success": Metric("jailbreak", "harmful/eval", "compliance"),
 }
-RATES = tuple(name for name, metric in METRICS.items() if metric.counts)
+# The rates that every evaluation reports unless told otherwise.
+RATES = tuple(
+    name for name, metric in METRICS.items() if metric.counts and metric.suite in DEFAULT_SUITES
+)
 # Several attempts at each request: their outcomes hang together, and any of them may get through.
 REPEATED = ("template_attack_success", "test_case_attack_success")
 
