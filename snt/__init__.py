@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snt.detection import Detection, ShardDetection, detect, detect_shard
     from snt.evaluation.evaluate import Evaluation, evaluate
+    from snt.evaluation.gcg import GcgSettings
+    from snt.evaluation.harness import TaskSettings
+    from snt.evaluation.jailbreaks import JailbreakSettings
     from snt.evaluation.measurement import Measurement, Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
@@ -44,6 +47,9 @@ _WHERE = {
     "Evaluation": "snt.evaluation.evaluate",
     "Measurement": "snt.evaluation.measurement",
     "Settings": "snt.evaluation.measurement",
+    "TaskSettings": "snt.evaluation.harness",
+    "JailbreakSettings": "snt.evaluation.jailbreaks",
+    "GcgSettings": "snt.evaluation.gcg",
     "inspect": "snt.inspection:inspect_files",
     "Inspection": "snt.inspection",
     "MadeMask": "snt.mask_making",
@@ -71,7 +77,9 @@ _WHERE = {
 __all__ = [
     "Detection",
     "Evaluation",
+    "GcgSettings",
     "Inspection",
+    "JailbreakSettings",
     "MadeMask",
     "LanguageDetection",
     "Measurement",
@@ -80,6 +88,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "ShardDetection",
+    "TaskSettings",
     "Tuning",
     "Verification",
     "VerifySettings",

@@ -185,6 +185,23 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
+def transformers_model(model: LoadedModel, backend: str, work: str) -> Any:
+    """The transformers model that a backend holds as its `model`, for libraries that run one.
+
+    What is attached to its modules (deltas, deactivated neurons) acts there too. Raises
+    RequestError, naming the `work`, for a backend that holds none.
+    """
+    from transformers import PreTrainedModel
+
+    held = getattr(model, "model", None)
+    if not isinstance(held, PreTrainedModel):
+        raise RequestError(
+            f"{work} needs a whole transformers model, and the backend {backend!r} holds none; "
+            "use --backend full"
+        )
+    return held
+
+
 def _installed() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):

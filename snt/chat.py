@@ -66,6 +66,10 @@ class Chat:
         """Tokens of a prompt. Raises RequestError when it does not fit the context."""
         return self._fitting(self._ids(self.prompt_text(prompt)), prompt)
 
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens that a prompt takes, whether or not they fit the context."""
+        return len(self._ids(self.prompt_text(prompt)))
+
     def pair_ids(self, prompt: str, response: str) -> tuple[list[int], int]:
         """Tokens of prompt, response and end of turn, and the index where the response starts.
 

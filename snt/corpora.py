@@ -26,7 +26,7 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "prose": ("text",),
     "multilingual": LANGUAGES,
 }
-# What a corpus is parted by, and into what. The parallel one serves detection alone: no splits.
+# What a corpus is parted by, and into what. The parallel one has no splits.
 _PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "multilingual": ("kind", ("harmful", "harmless"))
 }
@@ -194,13 +194,14 @@ def _rows(
     if reference.startswith("hf:"):
         hub = HubReference.parse(reference)
         return hub.name, read_hub(hub, offline=offline, progress=progress), hub.column
-    path, column = _split_reference(reference)
+    path, column = split_reference(reference)
     if not path.exists() and not path.suffix and len(path.parts) == 1:
         raise unknown_name("corpus", reference, BUILT_IN, _HINT)
     return path.name, read_rows(path), column
 
 
-def _split_reference(reference: str) -> tuple[Path, str | None]:
+def split_reference(reference: str) -> tuple[Path, str | None]:
+    """`FILE[:column]` taken apart."""
     if Path(reference).exists() or ":" not in reference:
         return Path(reference), None
     file, _, column = reference.rpartition(":")

@@ -139,7 +139,7 @@ def _load(reference: HubReference, path: str, why_cached: str | None) -> tuple[R
         ) from error
     hub: Any = datasets  # its public names are not marked as re-exported
     try:
-        with _quiet(), _hub_closed(why_cached is not None):
+        with _quiet(), hub_closed(why_cached is not None):
             found = hub.load_dataset(path, name=reference.config, split=reference.split)
             if isinstance(found, dict):
                 found = found[_only_split(reference, list(found))]
@@ -193,7 +193,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _hub_closed(closed: bool) -> Iterator[None]:
+def hub_closed(closed: bool) -> Iterator[None]:
     """Keep datasets from asking the Hub while the block runs."""
     import datasets
     from huggingface_hub import constants

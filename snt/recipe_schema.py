@@ -79,10 +79,33 @@ class PlaceStep(_Step):
     corpora: dict[str, str] = Field(default_factory=dict)
 
 
+class Tasks(_Step):
+    """Tasks of lm-evaluation-harness: names, YAML files or folders, and how they are asked."""
+
+    names: tuple[str, ...]
+    few_shot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    chat_template: bool = False
+    batch_size: int = Field(default=8, ge=1)
+
+
+class Gcg(_Step):
+    """The budget of a search for suffixes."""
+
+    steps: int = Field(ge=1)
+    prompts: int = Field(default=4, ge=1)
+    width: int = Field(default=128, ge=1)
+
+
 class EvalStep(_Step):
     """`snt eval` of the patch of the tune step beside its base model."""
 
     suites: tuple[str, ...] = ("safety", "over-refusal", "capability")
+    languages: tuple[str, ...] = ()
+    tasks: Tasks | None = None
+    templates: str | None = None
+    test_cases: str | None = None
+    gcg: Gcg | None = None
     judge: str = "refusal"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)

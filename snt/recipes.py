@@ -226,7 +226,7 @@ class _Run:
             output=self.patch,
             schedule=self._schedule(step),
             # Measured in the same run, on the prompts of the eval step, which takes the replies up.
-            evaluate=self._settings(self.recipe.eval) if self.recipe.eval else None,
+            evaluate=self._settings(self.recipe.eval).for_tuning() if self.recipe.eval else None,
             command=f"snt run {self.recipe.name}",
             **self._common(),
         )
@@ -251,15 +251,35 @@ class _Run:
         return inspect_files([self.mask])
 
     def _settings(self, step: EvalStep | PlaceStep) -> Any:
-        from snt.evaluation.measurement import SUITES, Settings
+        from snt.evaluation.settings import Settings
 
+        more = self._suites(step) if isinstance(step, EvalStep) else {}
         return Settings(
-            suites=step.suites if isinstance(step, EvalStep) else SUITES,
             judge=step.judge,
             new_tokens=step.new_tokens,
             limit=step.limit,
             corpora=step.corpora,
+            **more,
         )
+
+    def _suites(self, step: EvalStep) -> dict[str, Any]:
+        from snt.evaluation.gcg import GcgSettings
+        from snt.evaluation.harness import TaskSettings
+        from snt.evaluation.jailbreaks import JailbreakSettings
+
+        tasks, gcg = step.tasks, step.gcg
+        return {
+            "suites": step.suites,
+            "languages": step.languages,
+            "tasks": None
+            if tasks is None
+            else TaskSettings(**tasks.model_dump(), seed=self.recipe.seed),
+            "jailbreak": JailbreakSettings(
+                step.templates,
+                step.test_cases,
+                None if gcg is None else GcgSettings(**gcg.model_dump(), seed=self.recipe.seed),
+            ),
+        }
 
     def _schedule(self, step: TuneStep | PlaceStep) -> Any:
         from snt.training import Schedule

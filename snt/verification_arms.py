@@ -12,9 +12,10 @@ from snt.ablation import deactivated
 from snt.corpora import Corpus
 from snt.errors import RequestError, RunFailure
 from snt.evaluation.judges import DEFAULT_JUDGE
-from snt.evaluation.measurement import NEW_TOKENS, Measurement, Settings, measure
+from snt.evaluation.measurement import Measurement, measure
 from snt.evaluation.perplexity import Perplexity
 from snt.evaluation.refusal_odds import OPENINGS, OpeningTree, refusal_log_odds
+from snt.evaluation.settings import NEW_TOKENS, Settings
 from snt.evaluation.verdict import FEWEST_PROMPTS, ArmChange, changes
 from snt.masks import NeuronMask
 from snt.matched_masks import foundation_like, magnitude_like

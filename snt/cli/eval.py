@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from snt.cli import options
+from snt.cli import options, suite_options
 from snt.cli.output import Output
 
 
@@ -16,7 +16,8 @@ def evaluate(
     suite: Annotated[
         str,
         typer.Option(
-            "--suite", help="safety, over-refusal, capability (perplexity); comma-separated."
+            "--suite",
+            help="safety, over-refusal, capability, multilingual, jailbreak; comma-separated.",
         ),
     ] = "safety,over-refusal,capability",
     corpus: Annotated[
@@ -24,9 +25,20 @@ def evaluate(
         typer.Option(
             "--corpus",
             help="METRIC=CORPUS: other prompts for a metric (non_refusal, harmless_refusal, "
-            "over_refusal, perplexity); may be repeated.",
+            "over_refusal, perplexity…), or METRIC=none; may be repeated.",
         ),
     ] = None,
+    tasks: suite_options.Tasks = None,
+    num_fewshot: suite_options.FewShot = None,
+    task_limit: suite_options.TaskLimit = None,
+    apply_chat_template: suite_options.TaskTemplate = False,
+    task_batch_size: suite_options.TaskBatch = 8,
+    languages: suite_options.Languages = None,
+    templates: suite_options.Templates = None,
+    test_cases: suite_options.TestCases = None,
+    gcg_steps: suite_options.GcgSteps = None,
+    gcg_prompts: suite_options.GcgPrompts = 4,
+    gcg_width: suite_options.GcgWidth = 128,
     baseline: Annotated[
         str | None,
         typer.Option("--baseline", help="Model to compare with; `base`: the one without patch."),
@@ -52,31 +64,44 @@ def evaluate(
     ] = None,
     backend: options.Backend = None,
     dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
     system: options.System = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure refusals, over-refusals and perplexity."""
+    """Measure refusals, over-refusals, capability, languages and jailbreaks."""
     out = Output(as_json, quiet)
     if rejudge is not None:
         _rejudge(rejudge, judge, output, out)
         return
     out.say("loading…")
     from snt.evaluation.evaluate import evaluate as run_evaluation
-    from snt.evaluation.measurement import Settings
+    from snt.evaluation.settings import Settings
     from snt.report.evaluation import evaluation_table
 
     given = dict(options.assignment(text, "--corpus") for text in corpus or [])
     found = run_evaluation(
         model,
         settings=Settings(
-            suites=tuple(name.strip() for name in suite.split(",") if name.strip()),
+            suites=tuple(options.names(suite)),
             judge=judge,
             new_tokens=new_tokens,
             batch_size=batch_size,
             limit=limit,
             corpora=given,
+            languages=tuple(options.names(languages or "")),
+            tasks=suite_options.task_settings(
+                tasks,
+                few_shot=num_fewshot,
+                limit=task_limit,
+                chat_template=apply_chat_template,
+                batch_size=task_batch_size,
+                seed=seed,
+            ),
+            jailbreak=suite_options.jailbreak_settings(
+                templates, test_cases, gcg_steps, prompts=gcg_prompts, width=gcg_width, seed=seed
+            ),
         ),
         baseline=baseline,
         base=base,

@@ -127,6 +127,9 @@ def evaluate(
         write_completions(directory / "completions.jsonl", measured.completions)
         if other is not None:
             write_completions(directory / "baseline.jsonl", other.completions)
+        for name, one in (("harness", measured), ("baseline-harness", other)):
+            if one is not None and one.tasks is not None:
+                write_json(directory / f"{name}.json", one.tasks.raw)
         write_json(directory / "report.json", result.as_json())
     return result
 

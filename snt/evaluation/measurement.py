@@ -6,101 +6,106 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snt import corpora
-from snt.corpora import Corpus
-from snt.errors import RequestError, unknown_name
+from snt.errors import RequestError
+from snt.evaluation.clustered import clustered_difference, clustered_rate
 from snt.evaluation.completions import Completion
-from snt.evaluation.judges import DEFAULT_JUDGE, get_judge, is_refused
+from snt.evaluation.gcg import attacked
+from snt.evaluation.harness import run_tasks
+from snt.evaluation.judges import get_judge, is_refused
+from snt.evaluation.multilingual import ENGLISH
 from snt.evaluation.perplexity import Perplexity, perplexity
+from snt.evaluation.perplexity import relative_change as relative_change
+from snt.evaluation.settings import Settings as Settings
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
+from snt.evaluation.suites import (
+    ANY,
+    REPEATED,
+    any_of,
+    check_fits,
+    complied_counts,
+    family,
+    rate_names,
+    variant,
+)
+from snt.evaluation.suites import METRICS as METRICS
+from snt.evaluation.suites import RATES as RATES
+from snt.evaluation.task_results import TaskResults
 from snt.generation import replies
 from snt.opening import OpenModel
 from snt.progress import Progress, Silence
 
-# Metric -> the suite that it belongs to and the corpus that it is measured on by default.
-METRICS: Mapping[str, tuple[str, str]] = {
-    "non_refusal": ("safety", "harmful/eval"),
-    "harmless_refusal": ("over-refusal", "harmless/eval"),
-    "over_refusal": ("over-refusal", "lookalike/eval"),
-    "perplexity": ("capability", "prose/eval"),
-}
-SUITES = ("safety", "over-refusal", "capability")
-RATES = tuple(metric for metric in METRICS if metric != "perplexity")
-NEW_TOKENS = 48
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured and how. `corpora` may replace the corpus of a metric."""
-
-    suites: tuple[str, ...] = SUITES
-    judge: str = DEFAULT_JUDGE
-    new_tokens: int = NEW_TOKENS
-    batch_size: int = 64
-    limit: int | None = None
-    corpora: Mapping[str, str] = field(default_factory=dict)
-
-    def chosen(self, offline: bool = False) -> dict[str, Corpus]:
-        """The corpus of every metric of the chosen suites. Raises UnknownNameError."""
-        for suite in self.suites:
-            if suite not in SUITES:
-                raise unknown_name("suite", suite, SUITES)
-        for metric in self.corpora:
-            if metric not in METRICS:
-                raise unknown_name("metric", metric, METRICS)
-        if not self.suites:
-            raise RequestError(f"no suite was given; choose from {', '.join(SUITES)}")
-        if self.limit is not None and self.limit < 1:
-            raise RequestError(f"a limit of {self.limit} prompts; give at least 1")
-        if self.new_tokens < 1:
-            raise RequestError(f"{self.new_tokens} new tokens; give at least 1")
-        return {
-            metric: corpora.load(self.corpora.get(metric, default), offline=offline).first(
-                self.limit
-            )
-            for metric, (suite, default) in METRICS.items()
-            if suite in self.suites
-        }
-
-    def generation(self) -> dict[str, Any]:
-        """What the replies depend on beside model and prompt."""
-        return {"max_new_tokens": self.new_tokens, "sampling": "greedy"}
-
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one model did. `completions` are labelled and in the order of suites and prompts."""
+    """What one model did. `completions` are labelled and in the order of suites and prompts.
+
+    `details` are what a metric's report says beside its rate; `tasks` those of lm-eval.
+    """
 
     judge: str
     corpora: Mapping[str, Mapping[str, Any]]
     completions: tuple[Completion, ...]
     perplexity: Perplexity | None
     reused: int = 0
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tasks: TaskResults | None = None
+
+    def rows(self, metric: str) -> list[Completion]:
+        """The replies that a metric is of."""
+        name = metric.removesuffix(f".{ANY}")
+        return [row for row in self.completions if row.suite == name]
 
     def outcomes(self, metric: str) -> list[bool]:
         """Per prompt, whether it counts towards the metric's rate."""
-        labels = [row.label for row in self.completions if row.suite == metric]
-        refused = [label is not None and is_refused(label) for label in labels]
-        return [not value for value in refused] if metric == "non_refusal" else refused
+        if self.tasks is not None and metric in self.tasks.metrics:
+            return list(self.tasks.metrics[metric].outcomes or ())
+        rows = self.rows(metric)
+        refused = [row.label is not None and is_refused(row.label) for row in rows]
+        counted = [not value for value in refused] if complied_counts(metric) else refused
+        if variant(metric) == ANY:
+            return any_of(counted, [int(row.extra["row"]) for row in rows])
+        return counted
+
+    def clusters(self, metric: str) -> list[int] | None:
+        """Per outcome the request it is an attempt at, where each is asked more than once."""
+        if metric not in REPEATED:
+            return None
+        return [int(row.extra["row"]) for row in self.rows(metric)]
 
     @property
     def rates(self) -> dict[str, Rate]:
-        """Rate of every metric that was measured."""
-        found = {metric: self.outcomes(metric) for metric in RATES}
-        return {metric: Rate.of_outcomes(values) for metric, values in found.items() if values}
+        """Rate of every metric that was measured, those of lm-eval's tasks among them."""
+        found = {name: self._rate(name) for name in rate_names(self.completions)}
+        tasks = self.tasks.metrics.items() if self.tasks is not None else ()
+        return found | {name: task.rate for name, task in tasks if task.rate is not None}
+
+    def groups(self, metric: str) -> dict[str, Rate]:
+        """The rate of every template or behaviour of a metric, none where it has no groups."""
+        found: dict[str, list[bool]] = {}
+        if family(metric) in REPEATED and variant(metric) is None:
+            for row, outcome in zip(self.rows(metric), self.outcomes(metric), strict=True):
+                found.setdefault(str(row.extra["group"]), []).append(outcome)
+        return {name: Rate.of_outcomes(values) for name, values in found.items()}
 
     def as_json(self) -> dict[str, Any]:
         """Per metric the value with n and interval, the labels counted, the corpus."""
         document: dict[str, Any] = {}
-        for metric, rate in self.rates.items():
-            rows = [row for row in self.completions if row.suite == metric]
+        for metric in rate_names(self.completions):
+            rows = self.rows(metric)
             document[metric] = {
-                **rate_json(rate),
-                "suite": METRICS[metric][0],
+                **rate_json(self._rate(metric)),
+                "suite": METRICS[family(metric)].suite,
                 "judge": self.judge,
                 "labels": {name: sum(row.label == name for row in rows) for name in _labels(rows)},
-                "corpus": dict(self.corpora[metric]),
+                "corpus": dict(self.corpora[metric.removesuffix(f".{ANY}")]),
+                **self.details.get(metric, {}),
             }
+            groups = self.groups(metric)
+            if groups:
+                document[metric]["groups"] = {name: rate_json(r) for name, r in groups.items()}
+            english = self.beside_english(metric)
+            if english is not None:
+                document[metric]["beside_english"] = difference_json(english)
         if self.perplexity is not None:
             document["perplexity"] = {
                 "value": self.perplexity.value,
@@ -109,7 +114,25 @@ class Measurement:
                 "suite": "capability",
                 "corpus": dict(self.corpora["perplexity"]),
             }
+        if self.tasks is not None:
+            document |= {name: task.as_json() for name, task in self.tasks.metrics.items()}
         return document
+
+    def beside_english(self, metric: str) -> PairedDifference | None:
+        """A language's rate minus English's on the same prompts; None where there is none."""
+        known = METRICS.get(family(metric))
+        english = f"{family(metric)}.{ENGLISH}"
+        if known is None or known.suite != "multilingual" or metric == english:
+            return None
+        before = self.outcomes(english)
+        return paired_difference(before, self.outcomes(metric)) if before else None
+
+    def _rate(self, metric: str) -> Rate:
+        clusters = self.clusters(metric)
+        outcomes = self.outcomes(metric)
+        return (
+            Rate.of_outcomes(outcomes) if clusters is None else clustered_rate(outcomes, clusters)
+        )
 
 
 def measure(
@@ -120,13 +143,19 @@ def measure(
 ) -> Measurement:
     """Run the chosen suites. Replies in `reuse` that were made the same way are not made again."""
     progress = progress or Silence()
-    chosen = settings.chosen(opened.offline)
+    probes = settings.probes(opened.offline)
     judge = get_judge(settings.judge)
     made_by = made_by_of(opened, settings)
+    check_fits(opened.chat, probes.values(), settings.new_tokens)
+    details: dict[str, dict[str, Any]] = {}
+    if "gcg_attack_success" in probes and settings.jailbreak.gcg is not None:
+        probe = probes["gcg_attack_success"]
+        attack, found = attacked(opened, probe, settings.jailbreak.gcg, progress)
+        check_fits(opened.chat, (attack,), settings.new_tokens)
+        probes["gcg_attack_success"] = attack
+        details["gcg_attack_success"] = {"suffixes": [one.as_json() for one in found]}
     known = {(row.suite, row.prompt): row.response for row in reuse if dict(row.made_by) == made_by}
-    asked = [
-        (metric, text) for metric in chosen if metric in RATES for text in chosen[metric].texts
-    ]
+    asked = [(metric, one.text) for metric, probe in probes.items() for one in probe.asked]
     missing = list(dict.fromkeys(item for item in asked if item not in known))
     if missing:
         with progress.task("replies", len(missing), "prompts") as advance:
@@ -136,17 +165,22 @@ def measure(
             )
         known |= dict(zip(missing, new, strict=True))
     rows = []
-    for metric in chosen:
-        for number, text in enumerate(chosen[metric].texts if metric in RATES else ()):
-            reply = known[metric, text]
-            rows.append(Completion(text, reply, metric, number, made_by, judge.label(text, reply)))
+    for metric, probe in probes.items():
+        for number, one in enumerate(probe.asked):
+            reply = known[metric, one.text]
+            label = judge.label(one.text, reply)
+            rows.append(Completion(one.text, reply, metric, number, made_by, label, one.extra))
     language = None
-    if "perplexity" in chosen:
-        texts = list(chosen["perplexity"].texts)
+    if "perplexity" in probes:
+        texts = list(probes["perplexity"].corpus.texts)
         with progress.task("perplexity", len(texts), "texts") as advance:
             language = perplexity(opened.model, opened.chat, texts, on_batch=advance)
-    described = {metric: corpus.describe() for metric, corpus in chosen.items()}
-    return Measurement(settings.judge, described, tuple(rows), language, len(asked) - len(missing))
+    tasks = None if settings.tasks is None else run_tasks(opened, settings.tasks, progress)
+    described = {metric: probe.describe() for metric, probe in probes.items()}
+    if tasks is not None:
+        described |= {name: task.corpus() for name, task in tasks.metrics.items()}
+    reused = len(asked) - len(missing)
+    return Measurement(settings.judge, described, tuple(rows), language, reused, details, tasks)
 
 
 def made_by_of(opened: OpenModel, settings: Settings) -> dict[str, Any]:
@@ -174,11 +208,18 @@ def compare(before: Measurement, after: Measurement) -> dict[str, PairedDifferen
     Raises RequestError when the prompts differ.
     """
     differences = {}
-    for metric in before.rates.keys() & after.rates.keys():
-        if before.corpora[metric]["sha256"] != after.corpora[metric]["sha256"]:
+    there = after.rates
+    for metric in before.rates:
+        if metric not in there:
+            continue
+        name = metric.removesuffix(f".{ANY}")
+        if before.corpora[name]["sha256"] != after.corpora[name]["sha256"]:
             raise RequestError(f"{metric}: the two measurements are of different prompts")
-        differences[metric] = paired_difference(before.outcomes(metric), after.outcomes(metric))
-    return {metric: differences[metric] for metric in RATES if metric in differences}
+        pair, clusters = (before.outcomes(metric), after.outcomes(metric)), after.clusters(metric)
+        differences[metric] = (
+            paired_difference(*pair) if clusters is None else clustered_difference(*pair, clusters)
+        )
+    return differences
 
 
 def perplexity_change(before: Measurement, after: Measurement) -> tuple[float, float, float] | None:
@@ -188,36 +229,13 @@ def perplexity_change(before: Measurement, after: Measurement) -> tuple[float, f
     return relative_change(before.perplexity, after.perplexity)
 
 
-def relative_change(before: Perplexity, after: Perplexity) -> tuple[float, float, float]:
-    """after / before − 1, and its 95% interval by resampling texts in pairs (10,000 draws)."""
-    import numpy as np
-
-    tokens = np.array(before.tokens)
-    change = np.array(after.nats) - np.array(before.nats)
-    draws = np.random.default_rng(0).integers(0, len(tokens), size=(10_000, len(tokens)))
-    resampled = np.expm1(change[draws].sum(axis=1) / tokens[draws].sum(axis=1))
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return after.value / before.value - 1.0, float(low), float(high)
-
-
-def perplexity_interval(measured: Perplexity) -> tuple[float, float]:
-    """95% interval of a perplexity by resampling texts (10,000 draws)."""
-    import numpy as np
-
-    tokens, nats = np.array(measured.tokens), np.array(measured.nats)
-    draws = np.random.default_rng(0).integers(0, len(tokens), size=(10_000, len(tokens)))
-    # Beyond 700 nats a token, which no float can hold as a perplexity, the bound is infinite.
-    with np.errstate(over="ignore"):
-        resampled = np.exp(nats[draws].sum(axis=1) / tokens[draws].sum(axis=1))
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def metric_values(measured: Measurement) -> dict[str, float]:
     """The bare figures: rates as fractions, perplexity as it is."""
     values = {metric: rate.rate for metric, rate in measured.rates.items()}
     if measured.perplexity is not None:
         values["perplexity"] = measured.perplexity.value
+    if measured.tasks is not None:
+        values |= {name: task.value for name, task in measured.tasks.metrics.items()}
     return values
 
 

@@ -60,3 +60,28 @@ def perplexity(
         if on_batch is not None:
             on_batch(len(numbers))
     return Perplexity(tuple(nats), tuple(len(tokens) - 1 for tokens in ids))
+
+
+def relative_change(before: Perplexity, after: Perplexity) -> tuple[float, float, float]:
+    """after / before − 1, and its 95% interval by resampling texts in pairs (10,000 draws)."""
+    import numpy as np
+
+    tokens = np.array(before.tokens)
+    change = np.array(after.nats) - np.array(before.nats)
+    draws = np.random.default_rng(0).integers(0, len(tokens), size=(10_000, len(tokens)))
+    resampled = np.expm1(change[draws].sum(axis=1) / tokens[draws].sum(axis=1))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return after.value / before.value - 1.0, float(low), float(high)
+
+
+def perplexity_interval(measured: Perplexity) -> tuple[float, float]:
+    """95% interval of a perplexity by resampling texts (10,000 draws)."""
+    import numpy as np
+
+    tokens, nats = np.array(measured.tokens), np.array(measured.nats)
+    draws = np.random.default_rng(0).integers(0, len(tokens), size=(10_000, len(tokens)))
+    # Beyond 700 nats a token, which no float can hold as a perplexity, the bound is infinite.
+    with np.errstate(over="ignore"):
+        resampled = np.exp(nats[draws].sum(axis=1) / tokens[draws].sum(axis=1))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)

@@ -10,18 +10,40 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from snt.evaluation.evaluate import Evaluation
-from snt.evaluation.measurement import RATES, Measurement, compare, perplexity_change
-from snt.report.figures import LABELS, interval, p_value, percent, signed_percent
+from snt.evaluation.measurement import Measurement, compare, perplexity_change
+from snt.evaluation.statistics import Rate
+from snt.evaluation.suites import family, variant
+from snt.report.figures import interval, metric_label, p_value, percent, signed_percent
+
+_GROUPS = 12  # templates or behaviours that a table still lists; a report has them all
 
 
 def measurement_table(measured: Measurement, title: str) -> Table:
     """Every metric of one model with its interval."""
     table = _table(title, measured, ("value", "95%"))
     for metric, rate in measured.rates.items():
-        table.add_row(_label(metric, rate.n), percent(rate.rate), interval((rate.low, rate.high)))
+        table.add_row(_label(metric, rate.n), percent(rate.rate), _bounds(rate))
+        groups = measured.groups(metric)
+        for name, part in groups.items() if len(groups) <= _GROUPS else ():
+            table.add_row(f"  {name[:28]} ({part.n})", percent(part.rate), _bounds(part))
+    for metric, task in measured.tasks.metrics.items() if measured.tasks else ():
+        if task.rate is None:
+            error = "" if task.stderr is None else f"± {task.stderr:.4f}"
+            table.add_row(_label(metric, task.n), f"{task.value:.4f}", error)
     if measured.perplexity is not None:
         language = measured.perplexity
         table.add_row(_label("perplexity", len(language.tokens)), f"{language.value:.2f}", "")
+    beside: dict[str, list[str]] = {}
+    for metric in measured.rates:
+        change = measured.beside_english(metric)
+        if change is not None:
+            said = f"{variant(metric)} {signed_percent(change.difference)} (p {p_value(change.p)})"
+            beside.setdefault(family(metric), []).append(said)
+    for name, changes in beside.items():
+        table.caption = (
+            f"{table.caption}\n{metric_label(name)}, beside English on the same prompts: "
+            f"{', '.join(changes)}"
+        )
     return table
 
 
@@ -35,10 +57,14 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
             _label(metric, rate.n),
             percent(first[metric].rate),
             percent(rate.rate),
-            interval((rate.low, rate.high)),
+            _bounds(rate),
             signed_percent(difference.difference),
             p_value(difference.p),
         )
+    for metric, task in after.tasks.metrics.items() if before.tasks and after.tasks else ():
+        if task.rate is None and before.tasks is not None and metric in before.tasks.metrics:
+            was = before.tasks.metrics[metric].value
+            table.add_row(_label(metric, task.n), f"{was:.4f}", f"{task.value:.4f}", "", "", "")
     change = perplexity_change(before, after)
     if change is not None and before.perplexity is not None and after.perplexity is not None:
         relative, low, high = change
@@ -76,12 +102,16 @@ def labels_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def _bounds(rate: Rate) -> str:
+    return interval((rate.low, rate.high))
+
+
 def _label(metric: str, count: int) -> str:
-    return f"{LABELS[metric]} ({count})"
+    return f"{metric_label(metric)} ({count})"
 
 
 def _table(title: str, measured: Measurement, columns: Sequence[str]) -> Table:
-    judged = any(metric in measured.rates for metric in RATES)
+    judged = bool(measured.completions)
     caption = (
         f"in brackets: prompts or texts; refusals by the judge {measured.judge!r}; intervals of "
         f"rates: Wilson{', of the last model' if len(columns) > 2 else ''}; p: exact McNemar"

@@ -10,7 +10,20 @@ LABELS: Mapping[str, str] = {
     "harmless_refusal": "harmless, refused",
     "over_refusal": "look-alike, refused",
     "perplexity": "perplexity",
+    "multilingual_non_refusal": "harmful, not refused",
+    "multilingual_refusal": "harmless, refused",
+    "template_attack_success": "templates, not refused",
+    "test_case_attack_success": "test cases, not refused",
+    "gcg_attack_success": "GCG suffix, not refused",
 }
+
+
+def metric_label(metric: str) -> str:
+    """`multilingual_refusal.th` -> harmless, refused: th; a task's figure is its own label."""
+    family, _, variant = metric.partition(".")
+    if family not in LABELS:
+        return metric
+    return f"{LABELS[family]}: {variant}" if variant else LABELS[family]
 
 
 def percent(fraction: float, digits: int = 1) -> str:
