@@ -130,20 +130,28 @@ def above_served(needed: Mapping[str, int]) -> str | None:
 
 
 def _config(held: Mapping[str, int], base: str, revision: str | None) -> dict[str, Any]:
-    from peft import LoraConfig
+    """adapter_config.json: what differs from PEFT's defaults and what servers ask for by name.
 
+    Written without PEFT, whose own list of settings grows with its version: an older one, or a
+    server, refuses settings that it does not know.
+    """
     largest = max(held.values())
     own = {name: rank for name, rank in held.items() if rank != largest}
-    config: Any = LoraConfig(
-        r=largest,
-        lora_alpha=largest,
-        rank_pattern=own,
-        alpha_pattern=own,
-        target_modules=sorted(held),
-        base_model_name_or_path=base,
-        revision=revision,
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-    )
-    # PEFT keeps the modules as a set, whose order differs from run to run.
-    return {**config.to_dict(), "target_modules": sorted(held)}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "inference_mode": True,
+        "r": largest,
+        "lora_alpha": largest,
+        "rank_pattern": own,
+        "alpha_pattern": own,
+        "target_modules": sorted(held),
+        "modules_to_save": None,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+    }

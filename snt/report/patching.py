@@ -23,17 +23,17 @@ def apply_table(report: Mapping[str, Any]) -> list[RenderableType]:
         f"({percent(report['kept_share'], 2)}), off by {percent(report['relative_error'], 2)} of "
         "the change's norm"
     )
-    return [_facts(f"merged into {report['base']}: {report['model']}", report), line(kept)]
+    return [*_facts(f"merged into {report['base']}: {report['model']}", report), line(kept)]
 
 
 def revert_table(report: Mapping[str, Any]) -> list[RenderableType]:
     """What was restored, and where."""
-    return [_facts(f"reverted: {report['model']}", report)]
+    return _facts(f"reverted: {report['model']}", report)
 
 
 def made_table(report: Mapping[str, Any]) -> list[RenderableType]:
     """A stacked or scaled patch, and what its parts disagreed on."""
-    parts: list[RenderableType] = [_facts(f"{report['how']['made']}: {report['patch']}", report)]
+    parts = _facts(f"{report['how']['made']}: {report['patch']}", report)
     for pair, found in report["conflicts"].items():
         places = sum(one["count"] for one in found)
         rule = report["how"]["conflicts"]
@@ -46,9 +46,8 @@ def made_table(report: Mapping[str, Any]) -> list[RenderableType]:
 def diff_table(report: Mapping[str, Any]) -> list[RenderableType]:
     """Entries and norms of two patches, a row a module."""
     one, two = report["patches"]
-    made = table(
-        "module", f"only {one}", f"only {two}", "both", "|first|", "|second|", "|−|", "cos"
-    )
+    made = table("module", "only 1", "only 2", "both", "|1|", "|2|", "|1 - 2|", "cosine")
+    made.columns[0].no_wrap = True
     for name, part in sorted(report["modules"].items(), key=lambda row: (row[0] == "all", row[0])):
         norms = (part["norm_first"], part["norm_second"], part["norm_difference"])
         cosine = part["cosine"]
@@ -58,14 +57,15 @@ def diff_table(report: Mapping[str, Any]) -> list[RenderableType]:
             *(f"{norm:.3g}" for norm in norms),
             "-" if cosine is None else f"{cosine:.3f}",
         )
+    named = line(f"1: {one}, 2: {two}; entries that change, norms of the change")
     if report["same_base"]:
-        return [made]
-    return [made, line("the two were trained beside different weights", "yellow")]
+        return [named, made]
+    return [named, made, line("the two were trained beside different weights", "yellow")]
 
 
 def export_table(report: Mapping[str, Any]) -> list[RenderableType]:
     """The adapter, its ranks and its size."""
-    return [_facts(f"LoRA adapter for {report['base']}: {report['adapter']}", report)]
+    return _facts(f"LoRA adapter for {report['base']}: {report['adapter']}", report)
 
 
 def made_card(report: Mapping[str, Any]) -> str:
@@ -111,8 +111,8 @@ def adapter_card(report: Mapping[str, Any], digest: str, card: str) -> str:
     )
 
 
-def _facts(title: str, report: Mapping[str, Any]) -> Table:
-    made = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+def _facts(title: str, report: Mapping[str, Any]) -> list[RenderableType]:
+    made = Table(box=box.SIMPLE, show_header=False)
     made.add_column("fact")
     made.add_column("value", justify="right", overflow="fold")
     for key, value in report.items():
@@ -127,4 +127,4 @@ def _facts(title: str, report: Mapping[str, Any]) -> Table:
         else:
             shown = str(value)
         made.add_row(key.replace("_", " "), shown)
-    return made
+    return [line(title), made]
