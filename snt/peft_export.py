@@ -46,6 +46,9 @@ class Adapter:
 def exported(patch: Patch, base: str, revision: str | None, *, uniform: bool = False) -> Adapter:
     """The adapter of a patch. `uniform`: every module padded with zeros to one rank vLLM allows.
 
+    A uniform adapter has a module in every layer or in none, zero where the patch changes nothing:
+    a server that stacks the layers of a module leaves it out, silently, when one is missing.
+
     Raises RequestError for a patch with no entry, for a name that is no model id, and for
     `uniform` when a rank is above the largest that is served.
     """
@@ -57,8 +60,11 @@ def exported(patch: Patch, base: str, revision: str | None, *, uniform: bool = F
     needed = ranks(patch.slices)
     if not needed:
         raise RequestError("the patch holds no entry; there is nothing to export")
+    if uniform:
+        one = uniform_rank({f"layers.{at[0]}.{at[1]}": rank for at, rank in needed.items()})
+        modules = sorted({module for _, module in needed})
+        needed = {(layer, name): one for layer in range(patch.anatomy.layers) for name in modules}
     names = {place: f"{patch.anatomy.family.layers}.{place[0]}.{place[1]}" for place in needed}
-    one = uniform_rank({names[place]: rank for place, rank in needed.items()}) if uniform else 0
     tensors = {}
     for place, rank in needed.items():
         shape = module_shape(patch.anatomy, place[1])
@@ -69,10 +75,10 @@ def exported(patch: Patch, base: str, revision: str | None, *, uniform: bool = F
             for axis in ("rows", "cols")
             if (key := SliceKey(*place, axis)) in patch.slices
         ]
-        a, b = factors(shape, parts, one or rank)
+        a, b = factors(shape, parts, rank)
         tensors[f"base_model.model.{names[place]}.lora_A.weight"] = a
         tensors[f"base_model.model.{names[place]}.lora_B.weight"] = b
-    held = {names[place]: one or rank for place, rank in needed.items()}
+    held = {names[place]: rank for place, rank in needed.items()}
     return Adapter(tensors, _config(held, base, revision), held)
 
 

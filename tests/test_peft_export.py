@@ -128,6 +128,19 @@ def test_what_is_in_the_directory(pico: Path, tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in everything
 
 
+def test_a_uniform_adapter_has_every_layer(pico: Path, tmp_path: Path) -> None:
+    write_patch(small_patch(pico), tmp_path / "patch")
+    made = patch_export(tmp_path / "patch", tmp_path / "adapter", uniform_rank=True)
+    modules = ("self_attn.q_proj", "mlp.down_proj")
+    places = [f"model.layers.{layer}.{name}" for layer in (0, 1) for name in modules]
+    assert made.ranks == dict.fromkeys(places, 8)
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(tensors) == 8
+    for name in ("model.layers.1.self_attn.q_proj", "model.layers.0.mlp.down_proj"):
+        assert not tensors[f"base_model.model.{name}.lora_A.weight"].any()
+        assert not tensors[f"base_model.model.{name}.lora_B.weight"].any()
+
+
 def test_the_name_of_the_base_model(pico: Path, tmp_path: Path) -> None:
     nameless = small_patch(pico)
     nameless = Patch(nameless.anatomy, nameless.slices, nameless.fingerprint)
