@@ -26,8 +26,9 @@ from snt.errors import (
     RunFailure,
 )
 from snt.fingerprint import fingerprint_of
-from snt.merging import ORIGINALS, apply_patch
+from snt.merging import FORMAT, ORIGINALS, apply_patch
 from snt.patches import Patch
+from snt.tensor_files import read_tensors, write_tensors
 from snt.unmerging import revert_patch
 
 
@@ -196,6 +197,50 @@ def test_a_merged_model_that_was_changed_is_not_reverted(pico: Path, tmp_path: P
     with pytest.raises(MissingFileError, match="only what"):
         revert_patch(pico, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+_Q = "layers.0.self_attn.q_proj.rows"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {f"{_Q}.indices": torch.tensor([0, 32], dtype=torch.int32)},
+        {f"{_Q}.indices": torch.tensor([-1, 5], dtype=torch.int32)},
+        {f"{_Q}.indices": torch.tensor([0], dtype=torch.int32)},
+        {f"{_Q}.indices": None},
+        {_Q: torch.zeros(2, 31)},
+        {_Q: torch.zeros(2, 32, dtype=torch.float64)},
+        {"layers.9.self_attn.q_proj.rows": torch.zeros(1, 32)},
+        {"lm_head.weight": torch.zeros(1)},
+        {_Q: torch.zeros(2, 32)},
+    ],
+)
+def test_originals_that_lie_restore_nothing(
+    pico: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    apply_patch(small_patch(pico), pico, tmp_path / "merged")
+    path = tmp_path / "merged" / ORIGINALS
+    tensors, metadata = read_tensors(path, FORMAT)
+    held = {name: value for name, value in {**tensors, **change}.items() if value is not None}
+    write_tensors(path, held, metadata)
+    with pytest.raises((FormatError, RunFailure)):
+        revert_patch(tmp_path / "merged", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "files", [None, [], {"../pico/model.safetensors": {}}, {"model.safetensors": {"before": "x"}}]
+)
+def test_originals_that_name_other_files_are_refused(
+    pico: Path, tmp_path: Path, files: Any
+) -> None:
+    apply_patch(small_patch(pico), pico, tmp_path / "merged")
+    path = tmp_path / "merged" / ORIGINALS
+    tensors, metadata = read_tensors(path, FORMAT)
+    write_tensors(path, tensors, {**metadata, "files": files})
+    with pytest.raises(FormatError, match="names no files"):
+        revert_patch(tmp_path / "merged", tmp_path / "out")
 
 
 def test_a_full_disk_leaves_nothing(

@@ -1,11 +1,13 @@
-"""Adapters that peft loads: outputs of the patched model, and its weights to the bit once merged.
+"""Adapters that peft loads: outputs of the patched model and, merged, its weights, all to the bit.
 
-Outputs differ by the order of float32 sums alone.
+The patched model is that of `snt eval`, deltas beside the frozen weights. One whose weights were
+changed sums the same products in another order.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 from small_patches import patched_state, small_patch, write_patch
 
 from snt.anatomy import KINDS, Anatomy, anatomy_of
-from snt.deltas import SliceKey, masked_slices
+from snt.deltas import Deltas, SliceKey, masked_slices
 from snt.errors import RequestError
 from snt.fingerprint import Fingerprint
 from snt.masks import NeuronMask
@@ -50,6 +52,17 @@ def _patch_of(anatomy: Anatomy, extra: dict[SliceKey, list[int]] | None = None) 
     return Patch(anatomy, slices, Fingerprint(anatomy.shape(), "0" * 64), about)
 
 
+@dataclass
+class _Held:
+    """As much of a loaded model as deltas need."""
+
+    model: Any
+    anatomy: Anatomy
+
+    def module(self, layer: int, name: str) -> Any:
+        return self.model.get_submodule(f"{self.anatomy.family.layers}.{layer}.{name}")
+
+
 def _logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(TOKENS, use_cache=False).logits
@@ -65,14 +78,17 @@ def test_peft_gives_the_patched_model(tmp_path: Path, family: str, uniform: bool
     made = patch_export(tmp_path / "patch", tmp_path / "adapter", uniform_rank=uniform)
     plain = _logits(base)
     wanted = patched_state(base, patch)
-    patched = family_model(family)
-    patched.load_state_dict(wanted)
-    with_patch = _logits(patched)
+    changed = family_model(family)
+    changed.load_state_dict(wanted)
+    with_weights = _logits(changed)
+    held: Any = _Held(base, patch.anatomy)
+    with Deltas(patch.slices).attached(held):
+        with_deltas = _logits(base)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
     found = _logits(loaded)
-    # Products are summed in another order than with the changed weight: float32 rounding, at most
-    # 1.7e-6 of the largest logit here.
-    assert float((found - with_patch).abs().max()) <= 3e-6 * float(with_patch.abs().max())
+    assert torch.equal(found, with_deltas)
+    # At most 1.7e-6 of the largest logit here.
+    assert float((found - with_weights).abs().max()) <= 3e-6 * float(with_weights.abs().max())
     assert float((found - plain).abs().max()) > 1e-3
     merged = loaded.merge_and_unload().state_dict()
     assert merged.keys() == wanted.keys()
