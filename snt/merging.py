@@ -24,6 +24,7 @@ from snt.errors import FormatError, MismatchError, NegativeResult, RequestError,
 from snt.fingerprint import fingerprint_of, weight_files, weight_name
 from snt.patch_algebra import Slices, crossed
 from snt.patches import Patch
+from snt.progress import Progress, Silence
 from snt.rounding import Kept, Rounding
 from snt.tensor_files import write_tensors
 from snt.weight_bytes import WeightFile
@@ -56,6 +57,7 @@ def apply_patch(
     *,
     force: bool = False,
     dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> ApplyReport:
     """Write `out_dir`: the model of `model_dir` with the deltas added to its weights.
 
@@ -75,9 +77,13 @@ def apply_patch(
     originals: dict[str, Tensor] = {}
     digests: dict[str, dict[str, str]] = {}
     tally, found, outside = Rounding(), set(), 0
-    with whole_directory(out_dir) as directory:
+    work = sorted(weights | by_file.keys())
+    with (
+        whole_directory(out_dir) as directory,
+        (progress or Silence()).task("merging", len(work), "files") as advance,
+    ):
         copy_model(model_dir, directory, weights)
-        for file in sorted(weights | by_file.keys()):
+        for file in work:
             if dtype is not None:
                 convert(model_dir / file, directory / file, dtype)
             keys = by_file.get(file, [])
@@ -93,6 +99,7 @@ def apply_patch(
             tally.merge(mine)
             if keys:
                 digests[file] = {"before": before, "after": sha256_of(directory / file)}
+            advance(1)
         kept = tally.result()
         _check_result(kept, outside, sorted(found, key=str))
         if dtype is not None:

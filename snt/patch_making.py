@@ -55,7 +55,7 @@ class MadePatch:
 
 
 def patch_stack(
-    patches: Sequence[Path], output: Path, *, conflicts: str | None = None
+    patches: Sequence[Path], output: Path, *, conflicts: str | None = None, command: str = ""
 ) -> MadePatch:
     """One patch of two or more of one base model: their ΔW added.
 
@@ -81,17 +81,17 @@ def patch_stack(
     slices = as_type(reduce(lambda x, y: stacked(x, y, rule), wide), torch.float32)
     _check_finite(slices)
     how = {"made": "stack", "patches": list(names), "conflicts": conflicts or "none"}
-    return _write(output, held, slices, _masks(patches, held), how, found)
+    return _write(output, held, slices, _masks(patches, held), how, found, command)
 
 
-def patch_scale(patch: Path, output: Path, *, scale: float) -> MadePatch:
+def patch_scale(patch: Path, output: Path, *, scale: float, command: str = "") -> MadePatch:
     """A patch with its deltas times `scale`. Raises RequestError for a scale outside 0 to 2."""
     check_target(output)
     held = load_directory(patch)
     slices = scaled(held.slices, scale)
     _check_finite(slices)
     how = {"made": "scale", "patches": list(_names([patch])), "scale": scale}
-    return _write(output, [held], slices, _masks([patch], [held]), how, {})
+    return _write(output, [held], slices, _masks([patch], [held]), how, {}, command)
 
 
 def _write(
@@ -101,6 +101,7 @@ def _write(
     mask: NeuronMask | None,
     how: Mapping[str, Any],
     found: Mapping[str, tuple[Conflict, ...]],
+    command: str,
 ) -> MadePatch:
     first = held[0].provenance
     shared = {
@@ -128,6 +129,7 @@ def _write(
         if mask is not None:
             save_mask(mask, directory / "mask.safetensors")
         write_json(directory / "report.json", made.as_json())
+        write_text(directory / "command.txt", command + "\n")
         write_text(directory / "README.md", made_card(made.as_json()))
     return made
 

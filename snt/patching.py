@@ -118,7 +118,9 @@ def patch_apply(
         held = _replaced(held, scale)
     choice = ModelChoice(model, offline=offline)
     resolved = resolve_choice(choice, named_model(held), progress or Silence())
-    report = apply_patch(held, resolved.directory, output, force=force, dtype=written)
+    report = apply_patch(
+        held, resolved.directory, output, force=force, dtype=written, progress=progress
+    )
     return AppliedPatch(output, resolved.id, force, scale, report)
 
 

@@ -69,12 +69,22 @@ def test_stack_of_patches_that_do_not_meet(place: Path) -> None:
     assert made.provenance["model"] == {"id": "someone/pico", "revision": None}
     assert len(made.provenance["parents"]) == 2
     assert str(place) not in (place / "ab" / "patch.safetensors").read_bytes().decode("latin-1")
+    typed = (place / "ab" / "command.txt").read_text()
+    assert typed == "snt patch stack a b -o ab --json\n"
     assert "Not measured" in (place / "ab" / "README.md").read_text()
     # Merging the stack is merging both: the entries are apart.
     assert snt("patch", "apply", "ab", "--model", "./pico", "-o", "m", at=place).returncode == 0
     assert snt("inspect", "ab", at=place).returncode == 0
     done = snt("patch", "stack", "b", "a", "-o", "ba", at=place)
     assert done.returncode == 0 and _equal(made, load_directory(place / "ba"))
+
+
+def test_no_path_of_this_machine_is_in_what_was_made(place: Path) -> None:
+    words = ("patch", "stack", str(place / "a"), f"../{place.name}/b", "-o", str(place / "shared"))
+    assert snt(*words, at=place).returncode == 0
+    for file in (place / "shared").iterdir():
+        assert place.name.encode() not in file.read_bytes(), file
+    assert (place / "shared" / "command.txt").read_text() == "snt patch stack a b -o shared\n"
 
 
 def test_conflicts_are_named_and_chosen(place: Path) -> None:

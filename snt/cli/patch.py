@@ -96,7 +96,8 @@ def stack(
     out = Output(as_json, quiet)
     from snt.patch_making import patch_stack
 
-    _show(patch_stack(patches, output, conflicts=conflicts), out)
+    command = options.typed_command()
+    _show(patch_stack(patches, output, conflicts=conflicts, command=command), out)
 
 
 @patch_app.command()
@@ -111,7 +112,7 @@ def scale(
     out = Output(as_json, quiet)
     from snt.patch_making import patch_scale
 
-    _show(patch_scale(patch, output, scale=factor), out)
+    _show(patch_scale(patch, output, scale=factor, command=options.typed_command()), out)
 
 
 @patch_app.command()
