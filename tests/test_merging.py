@@ -88,22 +88,23 @@ def test_rows_that_cross_columns_are_rounded_once(
     assert _digests(tmp_path / "back") == _digests(base)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shard", ["5GB", "20KB"])
-def test_another_precision(pico: Path, tmp_path: Path, shard: str) -> None:
+def test_another_precision(pico: Path, tmp_path: Path, shard: str, dtype: torch.dtype) -> None:
     base = _copy(pico, tmp_path / "base", torch.float32, shard)
     patch = small_patch(base, {**CROSSING, **SMALL})
-    report = apply_patch(patch, base, tmp_path / "merged", dtype=torch.bfloat16)
-    assert (report.base_dtype, report.dtype) == ("float32", "bfloat16")
+    report = apply_patch(patch, base, tmp_path / "merged", dtype=dtype)
+    assert (report.base_dtype, report.dtype) == ("float32", str(dtype).removeprefix("torch."))
     assert report.outside_changed == 0 and 0 < report.kept.relative_error < 0.01
     wanted = patched_state(AutoModelForCausalLM.from_pretrained(base), patch)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     for name, tensor in merged.state_dict().items():
-        assert tensor.dtype == torch.bfloat16
-        assert torch.equal(tensor, wanted[name].bfloat16()), name
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, wanted[name].to(dtype)), name
     # Taken out again it is the base in that precision.
     revert_patch(tmp_path / "merged", tmp_path / "back")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype="auto").state_dict()
-    whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).state_dict()
+    whole = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).state_dict()
     assert all(torch.equal(tensor, back[name]) for name, tensor in whole.items())
     index = tmp_path / "merged" / "model.safetensors.index.json"
     if index.is_file():

@@ -219,3 +219,37 @@ def test_a_patch_takes_the_bytes_of_its_deltas(tmp_path: Path) -> None:
     indices = 4 * sum(len(at) for at, _ in slices.values())
     assert patch.entries == 30 * (15 * 3 + 10) * 576
     assert (tmp_path / "p").stat().st_size <= 1.1 * patch.entries * 4 + indices
+
+
+# The header's length (736), its JSON padded to a multiple of eight, then the tensors.
+GOLDEN = (
+    b"\xe0\x02\x00\x00\x00\x00\x00\x00"
+    rb'{"__metadata__":{"snt":"{\"anatomy\":{\"attention_bias\":false,\"d_ff\":3,'
+    rb"\"d_model\":2,\"head_dim\":2,\"heads\":1,\"kv_heads\":1,\"layers\":1,"
+    rb"\"model_type\":\"llama\"},\"fingerprint\":\"ab\",\"format\":\"snt-patch\","
+    rb'\"seed\":1,\"version\":1}"},'
+    rb'"layers.0.mlp.down_proj.delta":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},'
+    rb'"layers.0.mlp.up_proj.cols_delta":{"dtype":"F32","shape":[3,1],"data_offsets":[8,20]},'
+    rb'"layers.0.mlp.up_proj.delta":{"dtype":"F32","shape":[1,2],"data_offsets":[20,28]},'
+    rb'"layers.0.mlp.down_proj.cols":{"dtype":"I32","shape":[1],"data_offsets":[28,32]},'
+    rb'"layers.0.mlp.up_proj.cols":{"dtype":"I32","shape":[1],"data_offsets":[32,36]},'
+    rb'"layers.0.mlp.up_proj.rows":{"dtype":"I32","shape":[1],"data_offsets":[36,40]}}  '
+    + struct.pack("<7f3i", 0.25, 0, 1, 2, 0, 0.5, -1, 1, 1, 1)
+)
+
+
+def test_golden_bytes(tmp_path: Path) -> None:
+    anatomy = Anatomy("llama", 1, d_model=2, d_ff=3, heads=1, kv_heads=1, head_dim=2)
+    slices = {
+        SliceKey(0, "mlp.up_proj", "rows"): (_int(1), torch.tensor([[0.5, -1.0]])),
+        SliceKey(0, "mlp.up_proj", "cols"): (_int(1), torch.tensor([[1.0], [2.0], [0.0]])),
+        SliceKey(0, "mlp.down_proj", "cols"): (_int(1), torch.tensor([[0.25], [0.0]])),
+    }
+    save_patch(
+        Patch(anatomy, slices, Fingerprint(anatomy.shape(), "ab"), {"seed": 1}), tmp_path / "p"
+    )
+    assert (tmp_path / "p").read_bytes() == GOLDEN
+    (tmp_path / "golden").write_bytes(GOLDEN)
+    again = load_patch(tmp_path / "golden")
+    assert again.provenance == {"seed": 1} and again.slices.keys() == slices.keys()
+    assert all(torch.equal(again.slices[key][1], delta) for key, (_, delta) in slices.items())
