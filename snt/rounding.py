@@ -50,7 +50,8 @@ class Rounding:
         moved = (stored.double() - base.double()) - delta.double()
         self.entries += delta.numel()
         self.nonzero += int((delta != 0).sum())
-        self.changed += int((stored != base).sum())
+        # NaN differs from itself; where Δ is 0 nothing was to change.
+        self.changed += int(((stored != base) & (delta != 0)).sum())
         self.bytes_changed += int((_bytes(stored) != _bytes(base)).sum())
         self.largest = max(self.largest, float(delta.abs().max()))
         off = stored.float() - (weight.float() + delta)
