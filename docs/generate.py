@@ -21,6 +21,10 @@ COMMANDS = (
     "mask random",
     "patch apply",
     "patch revert",
+    "patch stack",
+    "patch scale",
+    "patch diff",
+    "patch export",
     "models",
     "backends",
 )

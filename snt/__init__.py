@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         mask_union,
     )
     from snt.masks import NeuronMask, load_mask, save_mask
+    from snt.patch_making import MadePatch, patch_scale, patch_stack
     from snt.patches import Patch, load_patch, save_patch
+    from snt.patching import patch_apply, patch_diff, patch_export, patch_revert
     from snt.recipes import load_recipe, run, run_recipe
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
@@ -64,6 +66,13 @@ _WHERE = {
     "Patch": "snt.patches",
     "load_patch": "snt.patches",
     "save_patch": "snt.patches",
+    "MadePatch": "snt.patch_making",
+    "patch_apply": "snt.patching",
+    "patch_diff": "snt.patching",
+    "patch_export": "snt.patching",
+    "patch_revert": "snt.patching",
+    "patch_scale": "snt.patch_making",
+    "patch_stack": "snt.patch_making",
     "load_recipe": "snt.recipes",
     "run": "snt.recipes",
     "run_recipe": "snt.recipes",
@@ -81,6 +90,7 @@ __all__ = [
     "Inspection",
     "JailbreakSettings",
     "MadeMask",
+    "MadePatch",
     "LanguageDetection",
     "Measurement",
     "NeuronMask",
@@ -105,6 +115,12 @@ __all__ = [
     "mask_random",
     "mask_subtract",
     "mask_union",
+    "patch_apply",
+    "patch_diff",
+    "patch_export",
+    "patch_revert",
+    "patch_scale",
+    "patch_stack",
     "run",
     "run_recipe",
     "save_mask",

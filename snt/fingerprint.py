@@ -45,6 +45,8 @@ def fingerprint_of(directory: Path, anatomy: Anatomy) -> Fingerprint:
                 "save_pretrained"
             )
         if path not in opened:
+            # A map of every shard would hold the whole checkpoint in memory.
+            opened.clear()
             opened[path] = safe_open(path, framework="pt")
         return opened[path].get_slice(name)
 

@@ -6,26 +6,32 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from snt.anatomy import Anatomy, Axis, anatomy_from
+from snt.anatomy import Anatomy, anatomy_from
 from snt.deltas import SliceKey
-from snt.errors import FormatError
+from snt.errors import FormatError, MissingFileError
 from snt.fingerprint import Fingerprint
 from snt.tensor_files import read_tensors, write_tensors
 
 FORMAT = "snt-patch"
-_NAME = re.compile(r"layers\.(0|[1-9]\d{0,5})\.([a-z0-9_.]+)\.(rows|cols|delta)")
+_NAME = re.compile(r"layers\.(0|[1-9]\d{0,5})\.([a-z0-9_.]+)\.(rows|cols|delta|cols_delta)")
+_PARTS = (
+    frozenset({"rows", "delta"}),
+    frozenset({"cols", "delta"}),
+    frozenset({"rows", "delta", "cols", "cols_delta"}),
+)
 
 
 @dataclass(frozen=True)
 class Patch:
     """Per slice the int32 indices (n,) and the delta: rows (n, d_in), columns (d_out, n), float32.
 
-    `fingerprint` is that of the weights it was trained beside; `provenance` the other metadata.
+    A weight with rows and columns changes by the sum of both where they cross. `fingerprint` is
+    that of the weights it was trained beside; `provenance` the other metadata.
     Raises FormatError when a slice does not fit the anatomy.
     """
 
@@ -48,8 +54,10 @@ def save_patch(patch: Patch, path: Path) -> None:
     """Write the patch file; the same patch gives the same bytes."""
     tensors = {}
     for key, (indices, delta) in patch.slices.items():
+        place = f"layers.{key.layer}.{key.module}"
+        shared = key.axis == "cols" and SliceKey(key.layer, key.module, "rows") in patch.slices
         tensors[str(key)] = indices
-        tensors[f"layers.{key.layer}.{key.module}.delta"] = delta
+        tensors[f"{place}.cols_delta" if shared else f"{place}.delta"] = delta
     metadata = {
         **patch.provenance,
         "format": FORMAT,
@@ -77,27 +85,36 @@ def load_patch(path: Path) -> Patch:
         raise FormatError(f"{path}: {error}") from error
 
 
+def load_directory(directory: Path) -> Patch:
+    """The patch of a patch directory. Raises MissingFileError or FormatError."""
+    file = directory / "patch.safetensors"
+    if not file.is_file():
+        raise MissingFileError(
+            f"{directory} holds no patch.safetensors; give the folder of `snt tune`"
+        )
+    return load_patch(file)
+
+
 def _paired(tensors: Mapping[str, Tensor]) -> dict[SliceKey, tuple[Tensor, Tensor]]:
-    indices: dict[tuple[int, str], tuple[Axis, Tensor]] = {}
-    deltas: dict[tuple[int, str], Tensor] = {}
+    found: dict[tuple[int, str], dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None:
-            raise FormatError(f"tensor {name!r} has no place in a patch file")
-        place = (int(match[1]), match[2])
-        if match[3] == "delta":
-            deltas[place] = tensor
-        elif place in indices:
-            raise FormatError(f"layers.{place[0]}.{place[1]} has rows and cols; one is allowed")
-        else:
-            indices[place] = (cast(Axis, match[3]), tensor)
-    if indices.keys() != deltas.keys():
-        layer, module = sorted(indices.keys() ^ deltas.keys())[0]
-        raise FormatError(f"layers.{layer}.{module} has indices or a delta, and needs both")
-    return {
-        SliceKey(*place, axis): (chosen, deltas[place])
-        for place, (axis, chosen) in sorted(indices.items())
-    }
+            raise FormatError(f"tensor {name!r:.200} has no place in a patch file")
+        found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
+    slices = {}
+    for (layer, module), parts in sorted(found.items()):
+        if parts.keys() not in _PARTS:
+            raise FormatError(
+                f"layers.{layer}.{module} has {', '.join(sorted(parts))}, and needs rows or cols "
+                "with their delta, or rows, delta, cols and cols_delta"
+            )
+        if "rows" in parts:
+            slices[SliceKey(layer, module, "rows")] = (parts["rows"], parts["delta"])
+        if "cols" in parts:
+            delta = parts["cols_delta" if "rows" in parts else "delta"]
+            slices[SliceKey(layer, module, "cols")] = (parts["cols"], delta)
+    return slices
 
 
 def module_shape(anatomy: Anatomy, module: str) -> tuple[int, int] | None:

@@ -23,14 +23,23 @@ _METADATA_LIMIT = 8 << 20
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` (JSON, sorted keys) atomically. Raises RunFailure."""
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    _save(path, tensors, {"snt": text})
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors` as other programs' weight files are written. Raises RunFailure."""
+    _save(path, tensors, {"format": "pt"})
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
     with whole_file(path) as temporary:
         ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
         try:
-            save_file(ordered, temporary, metadata={"snt": text})
+            save_file(ordered, temporary, metadata=metadata)
         except SafetensorError as error:
             # The library's own error hides that the disk is full; only writing can fail here.
             reason = str(error).rpartition("I/O error: ")[2]

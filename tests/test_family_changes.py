@@ -21,8 +21,9 @@ from snt.deltas import Deltas, masked_slices
 from snt.errors import FormatError, RequestError
 from snt.fingerprint import Fingerprint, fingerprint_of
 from snt.masks import NeuronMask, save_mask
-from snt.merging import apply_patch, revert_patch
+from snt.merging import apply_patch
 from snt.patches import Patch, load_patch
+from snt.unmerging import revert_patch
 
 BATCH = batch_of(((9, False), (6, True), (5, False)))
 
@@ -108,7 +109,7 @@ def test_deltas_and_merging_agree(model_type: str, tmp_path: Path) -> None:
         attached = held.hidden(BATCH)
     patch = Patch(held.anatomy, deltas.tensors(), fingerprint_of(base, held.anatomy))
     report = apply_patch(patch, base, tmp_path / "merged")
-    assert report.outside_changed == 0 and report.changed == patch.entries
+    assert report.outside_changed == 0 and report.kept.changed == patch.entries
     merged: Any = get_backend("full").load(tmp_path / "merged", torch.float32)
     after = merged.hidden(BATCH)[BATCH.real]
     torch.testing.assert_close(attached[BATCH.real], after, rtol=1e-4, atol=1e-5)

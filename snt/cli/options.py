@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -74,3 +76,11 @@ def assignment(text: str, option: str) -> tuple[str, str]:
     if not equals or not metric or not corpus:
         raise typer.BadParameter(f"{text!r} is not METRIC=CORPUS", param_hint=option)
     return metric, corpus
+
+
+def typed_command() -> str:
+    """The command as it was typed, less where things lie here: what it made may be shared."""
+    words = (
+        Path(word).name if word.startswith(("/", "~", "../")) else word for word in sys.argv[1:]
+    )
+    return shlex.join(["snt", *words])

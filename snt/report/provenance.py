@@ -49,14 +49,16 @@ def model_name(provenance: Mapping[str, Any]) -> str | None:
 
 
 def _parent(provenance: Any) -> str:
-    """The mask that a mask was made of, by its selection and its corpora."""
+    """The mask or patch that one was made of: selection and corpora, or data."""
     if not isinstance(provenance, dict):
         return _plain(provenance)
-    told = [_plain(provenance[key]) for key in ("selection", "combine") if key in provenance]
+    told = [
+        _plain(provenance[key]) for key in ("selection", "combine", "data") if key in provenance
+    ]
     corpora = provenance.get("corpora")
     held = sorted(corpora.items(), key=_first) if isinstance(corpora, dict) else []
     named = [_plain(c["name"]) for _, c in held if isinstance(c, dict) and "name" in c]
-    return ", ".join([*told, *([" against ".join(named)] if named else [])]) or "a mask"
+    return ", ".join([*told, *([" against ".join(named)] if named else [])]) or "unnamed"
 
 
 def _plain(value: Any, depth: int = 0) -> str:
