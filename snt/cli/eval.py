@@ -39,6 +39,36 @@ def evaluate(
         Path | None,
         typer.Option("--deactivate", help="A mask whose neurons are removed, in memory only."),
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            help="[NAME=]MODEL: a further model or patch, on the same prompts; may be repeated.",
+        ),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if",
+            help="A gate: [difference.]METRIC[.low|.high] OP NUMBER, as in 'over_refusal > 0.1'; "
+            "exit 3 where it holds; may be repeated.",
+        ),
+    ] = None,
+    check_against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check-against",
+            help="A corpus that the model was made from and that snt cannot find by its name: "
+            "near-duplicates of it among the prompts are looked for; may be repeated.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure on near-duplicates of what was trained on.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="The page elsewhere too; it is in the report directory."),
+    ] = None,
     rejudge: Annotated[
         Path | None, typer.Option("--rejudge", help="Label saved replies again; needs no model.")
     ] = None,
@@ -63,10 +93,13 @@ def evaluate(
         _rejudge(rejudge, judge, output, out)
         return
     out.say("loading…")
+    from snt.atomic import check_writable, write_text
     from snt.evaluation.evaluate import evaluate as run_evaluation
     from snt.evaluation.measurement import Settings
     from snt.report.evaluation import evaluation_table
 
+    if html is not None:
+        check_writable(html)
     given = dict(options.assignment(text, "--corpus") for text in corpus or [])
     found = run_evaluation(
         model,
@@ -81,6 +114,10 @@ def evaluate(
         baseline=baseline,
         base=base,
         deactivate=deactivate,
+        compare_with=compare or (),
+        check_against=check_against or (),
+        force=force,
+        fail_if=fail_if or (),
         output=output or Path("evaluation"),
         backend=backend,
         dtype=dtype,
@@ -88,7 +125,11 @@ def evaluate(
         offline=offline,
         progress=out,
     )
+    if html is not None:
+        write_text(html, found.page.read_text(encoding="utf-8"))
+        out.say(f"page: {html}")
     out.result(found.as_json(), *evaluation_table(found))
+    found.check()
 
 
 def _rejudge(path: Path, judge: str, output: Path | None, out: Output) -> None:

@@ -11,7 +11,9 @@ from snt.corpora import Corpus
 from snt.errors import RequestError, unknown_name
 from snt.evaluation.completions import Completion
 from snt.evaluation.judges import DEFAULT_JUDGE, get_judge, is_refused
+from snt.evaluation.near_duplicates import clusters_of
 from snt.evaluation.perplexity import Perplexity, perplexity
+from snt.evaluation.power import DISCORDANT, paired_detectable, unpaired_detectable
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
 from snt.generation import replies
 from snt.opening import OpenModel
@@ -104,6 +106,7 @@ class Measurement:
         if self.perplexity is not None:
             document["perplexity"] = {
                 "value": self.perplexity.value,
+                "interval": list(perplexity_interval(self.perplexity)),
                 "n": len(self.perplexity.tokens),
                 "tokens": sum(self.perplexity.tokens),
                 "suite": "capability",
@@ -177,7 +180,11 @@ def compare(before: Measurement, after: Measurement) -> dict[str, PairedDifferen
     for metric in before.rates.keys() & after.rates.keys():
         if before.corpora[metric]["sha256"] != after.corpora[metric]["sha256"]:
             raise RequestError(f"{metric}: the two measurements are of different prompts")
-        differences[metric] = paired_difference(before.outcomes(metric), after.outcomes(metric))
+        # Near-duplicates among the prompts are one observation.
+        prompts = [row.prompt for row in after.completions if row.suite == metric]
+        differences[metric] = paired_difference(
+            before.outcomes(metric), after.outcomes(metric), clusters=clusters_of(prompts)
+        )
     return {metric: differences[metric] for metric in RATES if metric in differences}
 
 
@@ -222,8 +229,18 @@ def metric_values(measured: Measurement) -> dict[str, float]:
 
 
 def rate_json(rate: Rate) -> dict[str, Any]:
-    """A rate with its interval for a report."""
-    return {"value": rate.rate, "n": rate.n, "k": rate.k, "interval": [rate.low, rate.high]}
+    """A rate with its interval for a report, and how large a difference its n would show."""
+    return {
+        "value": rate.rate,
+        "n": rate.n,
+        "k": rate.k,
+        "interval": [rate.low, rate.high],
+        "minimum_detectable_difference": {
+            "unpaired": unpaired_detectable(rate.n, rate.rate),
+            "paired": paired_detectable(rate.n),
+            "paired_discordant": DISCORDANT,
+        },
+    }
 
 
 def difference_json(difference: PairedDifference) -> dict[str, Any]:
@@ -235,6 +252,10 @@ def difference_json(difference: PairedDifference) -> dict[str, Any]:
         "gained": difference.gained,
         "lost": difference.lost,
         "n": difference.n,
+        "clusters": difference.clusters,
+        "minimum_detectable_difference": paired_detectable(
+            difference.n, min(difference.discordant / difference.n, 1 - 1e-9)
+        ),
     }
 
 

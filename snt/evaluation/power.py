@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Final
@@ -79,7 +79,7 @@ def unpaired_detectable(
     found = []
     for sign, room in ((1, 1 - rate), (-1, rate)):
         if room > 0 and surplus(rate + sign * room) > 0:
-            found.append(_root(lambda d, s=sign: surplus(rate + s * d), room))
+            found.append(_root(partial(_along, surplus, rate, sign), room))
     return min(found, default=None)
 
 
@@ -169,6 +169,10 @@ def _two_sample_surplus(
         return abs(other - rate) * math.sqrt(n) - z_alpha * pooled - z_power * apart
 
     return surplus
+
+
+def _along(surplus: Callable[[float], float], rate: float, sign: int, distance: float) -> float:
+    return surplus(rate + sign * distance)
 
 
 def _smallest(surplus: Callable[[float], float]) -> float:

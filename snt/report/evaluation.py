@@ -11,6 +11,7 @@ from rich.table import Table
 
 from snt.evaluation.evaluate import Evaluation
 from snt.evaluation.measurement import RATES, Measurement, compare, perplexity_change
+from snt.report.evaluation_models import models_tables
 from snt.report.figures import LABELS, interval, p_value, percent, signed_percent
 
 
@@ -60,11 +61,7 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
 def evaluation_table(found: Evaluation) -> list[RenderableType]:
     """What `snt eval` prints."""
     where = f"replies and report: {found.directory}"
-    if found.baseline is None:
-        return [measurement_table(found.measured, found.model), where]
-    title = f"{found.model} beside {found.baseline_model}"
-    names = ("baseline", "model")
-    return [comparison_table(found.baseline, found.measured, title, names), where]
+    return [*models_tables(found.as_json()), where, f"page: {found.page}"]
 
 
 def labels_table(report: Mapping[str, Any]) -> Table:

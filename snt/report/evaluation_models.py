@@ -1,0 +1,175 @@
+"""An evaluation for the terminal: every metric, and under it every model, within 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from snt.report.evaluation_page import (
+    change_of,
+    detectable,
+    is_rate,
+    metric_label,
+    metrics_of,
+    models_of,
+)
+from snt.report.figures import interval, p_value, percent, signed_percent
+from snt.report.provenance import clean
+
+_NAME = 22  # columns of a model's name; more are cut
+
+
+def models_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """The report of `snt eval --json` as tables: metrics by model, seeds, held out, gates."""
+    parts: list[RenderableType] = [_metrics(report)]
+    parts += [_seeds(group) for group in report.get("seeds", ())]
+    parts += [*held_out_lines(report), *gate_lines(report)]
+    return parts
+
+
+def held_out_lines(report: Mapping[str, Any]) -> list[str]:
+    """What the prompts were compared with, and what was found."""
+    found = report.get("held_out")
+    if not found or not (found["compared_with"] or found["not_compared"]):
+        return []
+    lines = []
+    if found["compared_with"]:
+        counts = [
+            f"{entry['near_duplicates']} of {entry['n']} prompts of {clean(entry['corpus'])}"
+            for entry in found["metrics"].values()
+            if entry["near_duplicates"]
+        ]
+        told = f"near-duplicates: {'; '.join(counts)}" if counts else "no near-duplicates"
+        sources = ", ".join(map(clean, found["compared_with"]))
+        lines.append(f"held out: {told} of what the model was made from ({sources})")
+    if found["not_compared"]:
+        names = ", ".join(map(clean, found["not_compared"]))
+        lines.append(f"not compared, for their texts are not at hand (--check-against): {names}")
+    return lines
+
+
+def gate_lines(report: Mapping[str, Any]) -> list[str]:
+    """One line a gate."""
+    return [
+        f"gate {'FAILS ' if gate['met'] else 'passes'} {gate['gate']} ({clean(gate['model'])}: "
+        f"{gate['value']:.4g}, 95% {gate['interval'][0]:.4g} to {gate['interval'][1]:.4g})"
+        for gate in report.get("gates", ())
+    ]
+
+
+def _metrics(report: Mapping[str, Any]) -> Table:
+    models = models_of(report)
+    metrics = metrics_of(models)
+    second = _second_judge(models)
+    changes = any("differences" in model for model in models)
+    heads = ["value", "95%", *([f"by {second}"] if second else [])]
+    heads += ["change", "95%", "p"] if changes else []
+    table = _table("", *heads, "min. diff.")
+    for metric in metrics:
+        held = [(model, model["metrics"][metric]) for model in models if metric in model["metrics"]]
+        told = f"{metric_label(metric)} ({held[0][1]['n']})"
+        table.add_row(f"[b]{told}[/b]" if len(models) > 1 else told, end_section=False)
+        for model, entry in held:
+            change = change_of(model, metric)
+            cells = [
+                f"  {_cut(model['name'])}",
+                percent(entry["value"]) if is_rate(entry) else f"{entry['value']:.2f}",
+                _bounds(entry),
+            ]
+            cells += [_judged(entry, second)] if second else []
+            cells += _change(change) if changes else []
+            table.add_row(*cells, detectable(entry, change))
+    table.caption = _caption(models, changes)
+    return table
+
+
+def _change(change: Mapping[str, Any] | None) -> list[str]:
+    if change is None:
+        return ["", "", ""]
+    low, high = change["interval"]
+    return [
+        signed_percent(change["relative"] if "relative" in change else change["difference"]),
+        f"{100 * low:+.1f} to {100 * high:+.1f}",
+        p_value(change["p"]) if "p" in change else "",
+    ]
+
+
+def _bounds(entry: Mapping[str, Any]) -> str:
+    if "interval" not in entry:
+        return ""
+    low, high = entry["interval"]
+    return interval((low, high)) if is_rate(entry) else f"{low:.2f}–{high:.2f}"
+
+
+def _second_judge(models: Sequence[Mapping[str, Any]]) -> str | None:
+    for model in models:
+        for entry in model["metrics"].values():
+            others = [name for name in entry.get("judges", ()) if name != entry.get("judge")]
+            if others:
+                return str(others[0])
+    return None
+
+
+def _judged(entry: Mapping[str, Any], judge: str) -> str:
+    found = entry.get("judges", {}).get(judge)
+    return "" if found is None else percent(found["value"])
+
+
+def _caption(models: Sequence[Mapping[str, Any]], changes: bool) -> str:
+    entries = [entry for model in models for entry in model["metrics"].values()]
+    lines = ["in brackets: prompts or texts"]
+    judge = next((entry["judge"] for entry in entries if "judge" in entry), None)
+    if judge is not None:
+        lines[0] += f"; refusals by the judge {judge!r}; rates: Wilson"
+    if changes:
+        lines.append("change: in points, perplexity's relative; paired bootstrap; p: exact McNemar")
+        grouped = {
+            metric_label(metric): change["clusters"]
+            for model in models
+            for metric, change in model.get("differences", {}).items()
+            if change.get("clusters", 0) < change.get("n", 0)
+        }
+        told = ", ".join(f"{label} ({count})" for label, count in grouped.items())
+        lines += [f"by clusters of near-duplicate prompts: {told}"] if told else []
+    lines.append("min. diff.: the smallest that these prompts would show in 80% of repetitions")
+    agreed = next((entry["agreement"] for entry in reversed(entries) if "agreement" in entry), None)
+    if agreed is not None:
+        lines.append(f"the judges agree on {percent(agreed['share'])} of replies")
+    return "\n".join(lines)
+
+
+def _seeds(group: Mapping[str, Any]) -> Table:
+    table = _table("seeds of one setting", "mean", "least to most", "each", title="over the seeds")
+    named = [f"{_cut(name)}: seed {seed}" for name, seed in group["seeds"].items()]
+    for metric, spread in group["metrics"].items():
+        shown = (lambda v: f"{v:.2f}") if metric == "perplexity" else percent
+        table.add_row(
+            metric_label(metric),
+            shown(spread["mean"]),
+            f"{shown(spread['min'])} to {shown(spread['max'])}",
+            ", ".join(shown(value) for value in spread["values"].values()),
+        )
+    table.columns[-1].no_wrap = False
+    table.columns[-1].max_width = 36
+    table.caption = "; ".join(named)
+    return table
+
+
+def _table(first: str, *others: str, title: str | None = None) -> Table:
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _cut(name: str) -> str:
+    plain = clean(name)
+    return plain if len(plain) <= _NAME else plain[: _NAME - 1] + "…"
