@@ -13,7 +13,12 @@ from statsmodels.stats.proportion import power_proportions_2indep
 
 from snt.errors import RequestError
 from snt.evaluation import power
-from snt.evaluation.power import change_detectable, paired_detectable, unpaired_detectable
+from snt.evaluation.power import (
+    change_detectable,
+    detectable_beside,
+    paired_detectable,
+    unpaired_detectable,
+)
 from snt.evaluation.statistics import mcnemar_exact
 
 
@@ -101,6 +106,24 @@ def test_too_few_for_anything() -> None:
     # Five pairs that all change one way have p = 1/16.
     assert paired_detectable(5) == 1.0 and paired_detectable(6) < 1.0
     assert unpaired_detectable(2, 0.5) is None
+
+
+@pytest.mark.parametrize(("n", "gained", "lost"), [(20, 0, 0), (20, 3, 15), (24, 4, 4)])
+def test_beside_the_churn_of_a_comparison(n: int, gained: int, lost: int) -> None:
+    d = detectable_beside(n, gained, lost)
+    assert _paired_power(n, 2 * min(gained, lost) / n + d, d) == pytest.approx(0.8, abs=1e-4)
+    assert d == detectable_beside(n, lost, gained)
+
+
+def test_a_large_effect_is_not_taken_for_churn() -> None:
+    # All of 120 prompts changed one way: nothing says that any change without an effect.
+    assert detectable_beside(120, 0, 117) == detectable_beside(120, 0, 0) < 0.07
+    assert detectable_beside(120, 20, 20) > 0.12 and detectable_beside(4, 2, 2) == 1.0
+    assert detectable_beside(30_000, 900, 900) == pytest.approx(
+        detectable_beside(15_000, 450, 450) / math.sqrt(2), rel=0.05
+    )
+    with pytest.raises(RequestError, match="counts of them"):
+        detectable_beside(10, 9, 2)
 
 
 def test_a_mean_from_its_interval() -> None:

@@ -13,7 +13,12 @@ from snt.evaluation.completions import Completion
 from snt.evaluation.judges import DEFAULT_JUDGE, get_judge, is_refused
 from snt.evaluation.near_duplicates import clusters_of
 from snt.evaluation.perplexity import Perplexity, perplexity
-from snt.evaluation.power import DISCORDANT, paired_detectable, unpaired_detectable
+from snt.evaluation.power import (
+    DISCORDANT,
+    detectable_beside,
+    paired_detectable,
+    unpaired_detectable,
+)
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
 from snt.generation import replies
 from snt.opening import OpenModel
@@ -253,8 +258,8 @@ def difference_json(difference: PairedDifference) -> dict[str, Any]:
         "lost": difference.lost,
         "n": difference.n,
         "clusters": difference.clusters,
-        "minimum_detectable_difference": paired_detectable(
-            difference.n, min(difference.discordant / difference.n, 1 - 1e-9)
+        "minimum_detectable_difference": detectable_beside(
+            difference.n, difference.gained, difference.lost
         ),
     }
 

@@ -51,6 +51,43 @@ def paired_detectable(
     return _smallest(lambda d: _mcnemar_power(n, d, max(d, discordant), edges) - power)
 
 
+def detectable_beside(
+    n: int,
+    gained: int,
+    lost: int,
+    *,
+    confidence: float = CONFIDENCE,
+    power: float = POWER,
+) -> float:
+    """Smallest difference of two rates on the same `n` prompts that would show beside this churn.
+
+    `gained` and `lost` are counts of a comparison at hand. What cancels out in them, twice the
+    smaller, is taken for changes that come without an effect; the effect comes on top, one way.
+    Exact McNemar. A fraction; 1.0 where none would show. Raises RequestError for n below 1, counts
+    that are not of `n` prompts, a power below one half.
+    """
+    check_trials(n)
+    if min(gained, lost) < 0 or gained + lost > n:
+        raise RequestError(f"{gained} gained and {lost} lost of {n} prompts; give counts of them")
+    churn = 2 * min(gained, lost) / n
+    most = 1 - churn
+    _check(confidence, power)
+    if most <= 0:
+        return 1.0
+    if n > PAIRED_EXACT_UP_TO:
+
+        def surplus(d: float) -> float:
+            return _connor_surplus(n, d, churn + d, confidence, power)
+
+    else:
+        edges = _mcnemar_edges(n, 1 - confidence)
+
+        def surplus(d: float) -> float:
+            return _mcnemar_power(n, d, min(1.0, churn + d), edges) - power
+
+    return 1.0 if surplus(most) <= 0 else _root(surplus, most)
+
+
 def unpaired_detectable(
     n: int,
     rate: float,

@@ -12,6 +12,7 @@ INKS = 8  # Colours; more models take them again, their numbers tell them apart.
 _SIDE = 300  # of the plot, in units of the picture
 _LEFT, _TOP, _RIGHT, _BOTTOM = 58, 18, 22, 52
 _RADIUS = 9.5
+_INSET = 16  # of 0 and of the ends from the frame, so that points there do not hide the labels
 _SCALES = (0.05, 0.1, 0.2, 0.4, 0.6, 1.0)
 _STEPS = 5
 
@@ -26,7 +27,9 @@ STYLE = """
 .charts svg { width: 100%; height: auto; display: block; font-size: 12px; }
 .charts text { fill: var(--ink); } .charts .soft { fill: var(--soft); }
 .charts .grid { stroke: var(--line); stroke-width: 1; fill: none; }
-.charts .bar { stroke-width: 2; fill: none; } .charts .num { fill: var(--num); font-weight: 700; }
+.charts .bar { stroke-width: 2; fill: none; }
+.charts circle { stroke: var(--back); stroke-width: 1.5; }
+.charts .num { fill: var(--num); font-weight: 700; }
 """ + "\n".join(
     f".s{n} {{ stroke: var(--m{n}); }} .f{n} {{ fill: var(--m{n}); }} "
     f".k{n} {{ background: var(--m{n}); color: var(--num); }}"
@@ -71,7 +74,8 @@ def _axes(right: float, across: str, up: str) -> list[str]:
     for step in range(_STEPS + 1):
         share = step / _STEPS
         x, y = _x(right * share, right), _y(share)
-        parts.append(f'<path class="grid" d="M{x} {_TOP}V{bottom}M{_LEFT} {y}H{_LEFT + _SIDE}"/>')
+        lines = f"M{x} {_TOP}V{bottom}M{_LEFT} {y}H{_LEFT + _SIDE}"
+        parts.append(f'<path class="grid" d="{lines}"/>')
         digits = 0 if right * 100 % _STEPS == 0 else 1
         parts.append(_text(x, bottom + 18, percent(right * share, digits), "middle", "soft"))
         parts.append(_text(_LEFT - 8, y + 4, percent(share, 0), "end", "soft"))
@@ -112,8 +116,8 @@ def _text(x: float, y: float, words: str, anchor: str, kind: str = "") -> str:
 
 
 def _x(share: float, right: float) -> float:
-    return round(_LEFT + _SIDE * min(share / right, 1.0), 1)
+    return round(_LEFT + _INSET + (_SIDE - 2 * _INSET) * min(share / right, 1.0), 1)
 
 
 def _y(share: float) -> float:
-    return round(_TOP + _SIDE * (1 - share), 1)
+    return round(_TOP + _INSET + (_SIDE - 2 * _INSET) * (1 - share), 1)

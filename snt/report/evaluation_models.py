@@ -12,6 +12,7 @@ from rich.table import Table
 from snt.report.evaluation_page import (
     change_of,
     detectable,
+    gate_cells,
     is_rate,
     metric_label,
     metrics_of,
@@ -20,7 +21,7 @@ from snt.report.evaluation_page import (
 from snt.report.figures import interval, p_value, percent, signed_percent
 from snt.report.provenance import clean
 
-_NAME = 22  # columns of a model's name; more are cut
+_NAME = 20  # columns of a model's name; more are cut
 
 
 def models_tables(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -54,11 +55,11 @@ def held_out_lines(report: Mapping[str, Any]) -> list[str]:
 
 def gate_lines(report: Mapping[str, Any]) -> list[str]:
     """One line a gate."""
-    return [
-        f"gate {'FAILS ' if gate['met'] else 'passes'} {gate['gate']} ({clean(gate['model'])}: "
-        f"{gate['value']:.4g}, 95% {gate['interval'][0]:.4g} to {gate['interval'][1]:.4g})"
-        for gate in report.get("gates", ())
-    ]
+    lines = []
+    for gate in report.get("gates", ()):
+        model, value, bounds, answer = gate_cells(gate)
+        lines.append(f"gate {gate['gate']!r} {answer}: {model} {value}, 95% {bounds}")
+    return lines
 
 
 def _metrics(report: Mapping[str, Any]) -> Table:
@@ -66,7 +67,7 @@ def _metrics(report: Mapping[str, Any]) -> Table:
     metrics = metrics_of(models)
     second = _second_judge(models)
     changes = any("differences" in model for model in models)
-    heads = ["value", "95%", *([f"by {second}"] if second else [])]
+    heads = ["value", "95%", *(["2nd"] if second else [])]
     heads += ["change", "95%", "p"] if changes else []
     table = _table("", *heads, "min. diff.")
     for metric in metrics:
@@ -83,7 +84,7 @@ def _metrics(report: Mapping[str, Any]) -> Table:
             cells += [_judged(entry, second)] if second else []
             cells += _change(change) if changes else []
             table.add_row(*cells, detectable(entry, change))
-    table.caption = _caption(models, changes)
+    table.caption = _caption(models, changes, second)
     return table
 
 
@@ -119,8 +120,9 @@ def _judged(entry: Mapping[str, Any], judge: str) -> str:
     return "" if found is None else percent(found["value"])
 
 
-def _caption(models: Sequence[Mapping[str, Any]], changes: bool) -> str:
+def _caption(models: Sequence[Mapping[str, Any]], changes: bool, second: str | None) -> str:
     entries = [entry for model in models for entry in model["metrics"].values()]
+    named = [f"{_cut(model['name'])}: {clean(str(model['model']))}" for model in models]
     lines = ["in brackets: prompts or texts"]
     judge = next((entry["judge"] for entry in entries if "judge" in entry), None)
     if judge is not None:
@@ -137,9 +139,11 @@ def _caption(models: Sequence[Mapping[str, Any]], changes: bool) -> str:
         lines += [f"by clusters of near-duplicate prompts: {told}"] if told else []
     lines.append("min. diff.: the smallest that these prompts would show in 80% of repetitions")
     agreed = next((entry["agreement"] for entry in reversed(entries) if "agreement" in entry), None)
-    if agreed is not None:
-        lines.append(f"the judges agree on {percent(agreed['share'])} of replies")
-    return "\n".join(lines)
+    if second is not None:
+        told = "" if agreed is None else f"; the two agree on {percent(agreed['share'])}"
+        lines.append(f"2nd: by the judge {second!r}{told}")
+    # The names' own lines: which model each is.
+    return "\n".join([*lines, *named])
 
 
 def _seeds(group: Mapping[str, Any]) -> Table:
@@ -162,7 +166,7 @@ def _seeds(group: Mapping[str, Any]) -> Table:
 def _table(first: str, *others: str, title: str | None = None) -> Table:
     table = Table(
         title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        pad_edge=False, collapse_padding=True,
     )  # fmt: skip
     table.add_column(first, no_wrap=True)
     for name in others:

@@ -13,6 +13,7 @@ from snt.report.figures import LABELS, interval, p_value, percent, signed_percen
 from snt.report.page import page, paragraph, row, table, text
 from snt.report.provenance import clean, provenance_lines
 
+BASELINE = "baseline"  # what it is called beside the others
 _UP = "harmful requests refused"
 _PANELS = {
     "over_refusal": "safe look-alikes refused",
@@ -20,6 +21,14 @@ _PANELS = {
 }
 _SETTINGS = ("backend", "dtype", "template", "system_prompt", "generation", "fingerprint", "patch",
              "deactivated")  # fmt: skip
+_NOTES = (
+    "Intervals are 95%: Wilson for rates; by resampling texts for perplexity; by resampling "
+    "prompts in pairs for changes, which are in points, and relative for perplexity. p is exact "
+    "McNemar. Prompts that are near-duplicates of each other count as one in both.",
+    "Min. diff. is the smallest difference that these prompts would show in 80% of repetitions: of "
+    "a change by McNemar, beside as many outcomes that cancel out as did here; of a rate alone by "
+    "Fisher, from as many other prompts.",
+)
 _STYLE = """
 ol.models { padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; }
 .bad { color: #b3261e; font-weight: 600; }
@@ -45,6 +54,7 @@ def evaluation_page(report: Mapping[str, Any], replies: Sequence[Sequence[Comple
         _gates(report.get("gates", ())),
         _charts(models),
         *(_metric(metric, models) for metric in metrics_of(models)),
+        *(paragraph(note, True) for note in _NOTES),
         _seeds(report.get("seeds", ())),
         _held_out(report.get("held_out")),
         _made(models),
@@ -58,13 +68,8 @@ def evaluation_page(report: Mapping[str, Any], replies: Sequence[Sequence[Comple
 def models_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The models of a report, the one that the others are compared with first."""
     baseline = report.get("baseline")
-    first = [] if baseline is None else [{**baseline, "name": baseline_name(baseline)}]
+    first = [] if baseline is None else [{**baseline, "name": BASELINE}]
     return [*first, report, *report.get("compared", ())]
-
-
-def baseline_name(baseline: Mapping[str, Any]) -> str:
-    """What the baseline is called beside the others."""
-    return f"baseline {str(baseline['model']).rpartition('/')[2]}"
 
 
 def metrics_of(models: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -74,7 +79,7 @@ def metrics_of(models: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def metric_label(metric: str) -> str:
     """A metric's name for people."""
-    return LABELS.get(metric, metric.replace("_", " "))
+    return LABELS.get(metric, clean(metric.replace("_", " ")))
 
 
 def is_rate(entry: Mapping[str, Any]) -> bool:
@@ -155,31 +160,22 @@ def _metric(metric: str, models: Sequence[Mapping[str, Any]]) -> str:
     corpus = entries[0].get("corpus", {}).get("name", "")
     return "\n".join(
         [
-            f'<section id="metric-{text(metric)}">',
+            f'<section id="metric-{text(clean(metric))}">',
             f"<h2>{text(metric_label(metric))} "
             f'<span class="soft">{text(clean(str(corpus)))}</span></h2>',
-            table([*heads, "95%", "p", "min. diff."], rows, _caption(rates, judges, entries)),
+            table([*heads, "95%", "p", "min. diff."], rows, _caption(judges, entries)),
             _labels(metric, models),
             "</section>",
         ]
     )
 
 
-def _caption(rates: bool, judges: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
-    if not rates:
-        return (
-            "Intervals by resampling texts, in pairs for the change, which is relative. Min. "
-            "diff.: the smallest change that would show in 80% of repetitions."
-        )
+def _caption(judges: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str:
+    if not judges:
+        return ""
     agreed = next((entry["agreement"] for entry in entries[-1:] if "agreement" in entry), None)
-    told = "" if agreed is None else f" The judges agree on {percent(agreed['share'])}."
-    return (
-        f"Judge: {', '.join(map(clean, judges))}.{told} Wilson intervals; change in points with a "
-        "paired bootstrap interval and exact McNemar, both by cluster where prompts are "
-        "near-duplicates. Min. diff.: the smallest difference that these prompts would show in "
-        "80% of repetitions, by McNemar at the share of outcomes that changed; without a "
-        "comparison, from as many other prompts, by Fisher."
-    )
+    told = "" if agreed is None else f"; they agree on {percent(agreed['share'])} of the replies"
+    return f"Judged by {', '.join(map(clean, judges))}{told}."
 
 
 def _judges(entry: Mapping[str, Any]) -> list[str]:
@@ -282,36 +278,45 @@ def _held_out(found: Mapping[str, Any] | None) -> str:
 def _gates(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return ""
-    rows = [
-        row(
-            result["gate"],
-            [
-                clean(result["model"]),
-                f"{result['value']:.4g}",
-                " to ".join(f"{bound:.4g}" for bound in result["interval"]),
-                "FAILS" if result["met"] else "passes",
-            ],
-        )
-        for result in results
+    rows = [row(clean(result["gate"]), gate_cells(result)) for result in results]
+    heads = ["fail if", "model", "value", "95%", ""]
+    return f'<section id="gates">\n{table(heads, rows)}\n</section>'
+
+
+def gate_cells(result: Mapping[str, Any]) -> list[str]:
+    """Model, value, interval and answer of a gate."""
+    plain = result["figure"] == "perplexity"
+    low, high = result["interval"]
+    return [
+        clean(result["model"]),
+        f"{result['value']:.2f}" if plain else percent(result["value"]),
+        f"{low:.2f} to {high:.2f}" if plain else f"{100 * low:.1f} to {percent(high)}",
+        "FAILS" if result["met"] else "passes",
     ]
-    return (
-        f'<section id="gates">\n{table(["fail if", "model", "value", "95%", ""], rows)}\n</section>'
-    )
 
 
 def _made(models: Sequence[Mapping[str, Any]]) -> str:
-    parts = ['<section id="settings">\n<h2>How it was measured</h2>']
-    for model in models:
-        told = {key: model[key] for key in _SETTINGS if key in model}
-        if not told:
-            continue
-        facts = [
-            f'<tr><th scope="row">{text(name)}</th><td>{text(words)}</td></tr>'
-            for name, words in provenance_lines(told)
-        ]
-        parts.append(f"<h3>{text(clean(model['name']))}</h3>")
-        parts.append(table((), facts, kind="facts"))
-    return "\n".join([*parts, "</section>"]) if len(parts) > 1 else ""
+    told = [{key: model[key] for key in _SETTINGS if key in model} for model in models]
+    alike = {
+        key: value
+        for key, value in told[0].items()
+        if all(key in other and other[key] == value for other in told)
+    }
+    parts = [_facts(alike)]
+    for model, held in zip(models, told, strict=True):
+        own = {key: value for key, value in held.items() if key not in alike}
+        if any(value is not None for value in own.values()):
+            parts += [f"<h3>{text(clean(model['name']))}</h3>", _facts(own)]
+    body = "\n".join(filter(None, parts))
+    return f'<section id="settings">\n<h2>How it was measured</h2>\n{body}\n</section>'
+
+
+def _facts(told: Mapping[str, Any]) -> str:
+    facts = [
+        f'<tr><th scope="row">{text(name)}</th><td>{text(words)}</td></tr>'
+        for name, words in provenance_lines(told)
+    ]
+    return table((), facts, kind="facts") if facts else ""
 
 
 def _count(number: int, what: str) -> str:
