@@ -11,6 +11,7 @@ from rich.table import Table
 
 from snt.evaluation.evaluate import Evaluation
 from snt.evaluation.measurement import RATES, Measurement, compare, perplexity_change
+from snt.evaluation.power import detectable_beside
 from snt.report.evaluation_models import models_tables
 from snt.report.figures import LABELS, interval, p_value, percent, signed_percent
 
@@ -30,7 +31,8 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
     """Every metric of two models on the same prompts, the paired difference and its p-value."""
     table = _table(title, after, (*names, "95%", "change", "p"))
     first, second = before.rates, after.rates
-    for metric, difference in compare(before, after).items():
+    differences = compare(before, after)
+    for metric, difference in differences.items():
         rate = second[metric]
         table.add_row(
             _label(metric, rate.n),
@@ -40,6 +42,12 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
             signed_percent(difference.difference),
             p_value(difference.p),
         )
+    if differences:
+        least = ", ".join(
+            f"{LABELS[metric]} {percent(detectable_beside(d.n, d.gained, d.lost))}"
+            for metric, d in differences.items()
+        )
+        table.caption = f"{table.caption or ''}\nsmallest change that would show (80%): {least}"
     change = perplexity_change(before, after)
     if change is not None and before.perplexity is not None and after.perplexity is not None:
         relative, low, high = change

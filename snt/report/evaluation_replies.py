@@ -61,12 +61,12 @@ def replies_section(
         folded = metric not in HARMLESS
         if folded:
             parts.append(paragraph("Harmful requests and their replies open at a click.", True))
-        for place, ((_, prompt), held) in enumerate(found.items(), start=1):
+        for place, ((_, prompt), by_model) in enumerate(found.items(), start=1):
             if place > MOST:
                 more = f"{len(found) - MOST:,} more are in the files of the replies."
                 parts.append(paragraph(more, True))
                 break
-            parts.append(_reply(place, prompt, held, names, folded))
+            parts.append(_reply(place, prompt, by_model, names, folded))
     return "\n".join([*parts, "</section>"])
 
 
