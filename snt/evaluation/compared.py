@@ -97,6 +97,12 @@ def figures_of(
     }
 
 
+def figures_by_model(report: Mapping[str, Any]) -> dict[str, dict[str, Figure]]:
+    """The figures of every model of a report but the baseline, by its name."""
+    models = [report, *report.get("compared", ())]
+    return {one["name"]: figures_of(one["metrics"], one.get("differences", {})) for one in models}
+
+
 def split_name(reference: str) -> tuple[str | None, str]:
     """`NAME=MODEL` taken apart; a directory with an equals sign in its name stays whole."""
     name, equals, ref = reference.partition("=")

@@ -15,7 +15,7 @@ from snt.errors import RequestError
 from snt.evaluation.compared import (
     ComparedModel,
     differences_json,
-    figures_of,
+    figures_by_model,
     short_name,
     split_name,
 )
@@ -31,7 +31,7 @@ from snt.evaluation.measurement import (
     metric_values,
     perplexity_change,
 )
-from snt.evaluation.seeds import Origin, SeedGroup, distinct, origin_of, seed_groups
+from snt.evaluation.seeds import SeedGroup, distinct, made_from, origin_of, seed_groups
 from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
@@ -153,7 +153,7 @@ def evaluate(
     named = [split_name(reference) for reference in compare_with]
     origins = [origin_of(patch), *(origin_of(patch_directory(ref)) for _, ref in named)]
     held_out = check_held_out(
-        _provenance(origins, deactivate),
+        made_from(origins, deactivate),
         chosen,
         given=check_against,
         force=force,
@@ -206,7 +206,7 @@ def evaluate(
         held_out,
         baseline_description=other_told,
     )
-    result = replace(result, gates=check_gates(gates, _figures(result)))
+    result = replace(result, gates=check_gates(gates, figures_by_model(result.as_json())))
     _save(result)
     return result
 
@@ -222,22 +222,6 @@ def _save(result: Evaluation) -> None:
         write_json(directory / "report.json", document)
         page = evaluation_page(document, list(replies.values()))
         write_text(directory / "evaluation.html", page)
-
-
-def _figures(result: Evaluation) -> dict[str, dict[str, Any]]:
-    """What gates are checked on: every model but the baseline."""
-    document = result.as_json()
-    models = [document, *document.get("compared", ())]
-    return {one["name"]: figures_of(one["metrics"], one.get("differences", {})) for one in models}
-
-
-def _provenance(
-    origins: Sequence[Origin | None], deactivate: Path | None
-) -> list[Mapping[str, Any]]:
-    from snt.masks import load_mask
-
-    found = [made for origin in origins if origin is not None for made in origin.provenance]
-    return found if deactivate is None else [*found, load_mask(deactivate).provenance]
 
 
 def _replies_file(number: int) -> str:

@@ -85,6 +85,14 @@ def origin_of(patch: Path | None) -> Origin | None:
     )
 
 
+def made_from(origins: Sequence[Origin | None], deactivate: Path | None) -> list[Mapping[str, Any]]:
+    """The metadata of patches and of a mask to deactivate, which name the corpora behind them."""
+    from snt.masks import load_mask
+
+    found = [made for origin in origins if origin is not None for made in origin.provenance]
+    return found if deactivate is None else [*found, load_mask(deactivate).provenance]
+
+
 def seed_groups(
     origins: Mapping[str, Origin | None], values: Mapping[str, Mapping[str, float]]
 ) -> tuple[SeedGroup, ...]:

@@ -57,11 +57,11 @@ def chart(points: Sequence[Point], across: str, up: str) -> str:
     right = next(s for s in _SCALES if s >= min(1.0, max(p.across[2] for p in points)))
     width, height = _LEFT + _SIDE + _RIGHT, _TOP + _SIDE + _BOTTOM
     said = "; ".join(_said(point, across, up) for point in points)
+    # Points lie above all crosses; the first models, drawn last, above the others.
     parts = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(said)}">',
         *_axes(right, across, up),
-        *(_cross(point, right) for point in points),
-        # Points lie above all crosses; the first models, drawn last, above the others.
+        *(_cross(point, right) for point in reversed(points)),
         *(_dot(point, right, _said(point, across, up)) for point in reversed(points)),
         "</svg>",
     ]
