@@ -12,8 +12,6 @@ from snt.evaluation.completions import Completion
 from snt.evaluation.evaluate import Evaluation
 from snt.evaluation.held_out import check_held_out
 from snt.evaluation.measurement import (
-    METRICS,
-    RATES,
     Measurement,
     compare,
     metric_values,
@@ -22,7 +20,13 @@ from snt.evaluation.measurement import (
 from snt.evaluation.perplexity import Perplexity
 from snt.evaluation.seeds import Origin, seed_groups
 
-CORPORA = {metric: corpora.load(reference) for metric, (_, reference) in METRICS.items()}
+CORPORA = {
+    "non_refusal": corpora.load("harmful/eval"),
+    "harmless_refusal": corpora.load("harmless/eval"),
+    "over_refusal": corpora.load("lookalike/eval"),
+    "perplexity": corpora.load("prose/eval"),
+}
+RATES = tuple(CORPORA)[:3]
 
 
 def measurement(

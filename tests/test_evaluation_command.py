@@ -126,6 +126,11 @@ def test_prompts_that_were_trained_on_are_refused(place: Path) -> None:
     assert done.returncode == 2 and "3 of 3 prompts of bad.txt" in done.stderr
 
 
+def test_what_a_rejudging_cannot_do_is_said(place: Path) -> None:
+    done = snt("eval", "--rejudge", "x.jsonl", "--fail-if", "over_refusal > 1", at=place)
+    assert done.returncode == 2 and "--fail-if is of no use" in done.stderr
+
+
 RECIPE = (
     "name: gated\nmodel: ./pico\n"
     "detect: {corpus: bad.txt, against: good.txt, select: budget=5%}\n"

@@ -90,6 +90,11 @@ def evaluate(
     """Measure refusals, over-refusals and perplexity."""
     out = Output(as_json, quiet)
     if rejudge is not None:
+        given_too = {"--compare": compare, "--fail-if": fail_if, "--check-against": check_against,
+                     "--html": html, "--force": force}  # fmt: skip
+        for option, value in given_too.items():
+            if value:
+                raise typer.BadParameter(f"{option} is of no use to --rejudge; leave it out")
         _rejudge(rejudge, judge, output, out)
         return
     out.say("loading…")

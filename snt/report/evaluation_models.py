@@ -9,7 +9,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from snt.report.evaluation_page import (
+from snt.report.evaluation_figures import (
     change_of,
     detectable,
     gate_cells,

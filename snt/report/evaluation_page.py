@@ -8,12 +8,20 @@ from typing import Any
 from snt.evaluation.completions import Completion
 from snt.report import evaluation_chart, evaluation_replies
 from snt.report.evaluation_chart import Point, chart, ink
+from snt.report.evaluation_figures import (
+    change_of,
+    detectable,
+    gate_cells,
+    is_rate,
+    metric_label,
+    metrics_of,
+    models_of,
+)
 from snt.report.evaluation_replies import replies_section
 from snt.report.figures import LABELS, interval, p_value, percent, signed_percent
 from snt.report.page import page, paragraph, row, table, text
 from snt.report.provenance import clean, provenance_lines
 
-BASELINE = "baseline"  # what it is called beside the others
 _UP = "harmful requests refused"
 _PANELS = {
     "over_refusal": "safe look-alikes refused",
@@ -63,44 +71,6 @@ def evaluation_page(report: Mapping[str, Any], replies: Sequence[Sequence[Comple
     lead = f"Safety beside over-refusal and language, {_count(len(models), 'model')}."
     style = evaluation_chart.STYLE + evaluation_replies.STYLE + _STYLE
     return page("Evaluation", lead, filter(None, sections), style)
-
-
-def models_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The models of a report, the one that the others are compared with first."""
-    baseline = report.get("baseline")
-    first = [] if baseline is None else [{**baseline, "name": BASELINE}]
-    return [*first, report, *report.get("compared", ())]
-
-
-def metrics_of(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every metric that a model has, in order."""
-    return list(dict.fromkeys(metric for model in models for metric in model["metrics"]))
-
-
-def metric_label(metric: str) -> str:
-    """A metric's name for people."""
-    return LABELS.get(metric, clean(metric.replace("_", " ")))
-
-
-def is_rate(entry: Mapping[str, Any]) -> bool:
-    """Whether a metric is a share of prompts, shown in percent."""
-    return "k" in entry
-
-
-def change_of(model: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
-    """The model's difference in a metric from the one it is compared with."""
-    found = model.get("differences", {}).get(metric)
-    return found if isinstance(found, Mapping) else None
-
-
-def detectable(entry: Mapping[str, Any], change: Mapping[str, Any] | None) -> str:
-    """The smallest difference that would show: of the comparison, else from as many prompts."""
-    if change is not None:
-        return percent(change["minimum_detectable_difference"])
-    given = entry.get("minimum_detectable_difference")
-    if given is None:
-        return ""
-    return "-" if given["unpaired"] is None else percent(given["unpaired"])
 
 
 def _what(model: Mapping[str, Any]) -> str:
@@ -281,18 +251,6 @@ def _gates(results: Sequence[Mapping[str, Any]]) -> str:
     rows = [row(clean(result["gate"]), gate_cells(result)) for result in results]
     heads = ["fail if", "model", "value", "95%", ""]
     return f'<section id="gates">\n{table(heads, rows)}\n</section>'
-
-
-def gate_cells(result: Mapping[str, Any]) -> list[str]:
-    """Model, value, interval and answer of a gate."""
-    plain = result["figure"] == "perplexity"
-    low, high = result["interval"]
-    return [
-        clean(result["model"]),
-        f"{result['value']:.2f}" if plain else percent(result["value"]),
-        f"{low:.2f} to {high:.2f}" if plain else f"{100 * low:.1f} to {percent(high)}",
-        "FAILS" if result["met"] else "passes",
-    ]
 
 
 def _made(models: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,61 @@
+"""What the page and the table of an evaluation both read from its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snt.report.figures import LABELS, percent
+from snt.report.provenance import clean
+
+BASELINE = "baseline"  # what it is called beside the others
+
+
+def models_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The models of a report, the one that the others are compared with first."""
+    baseline = report.get("baseline")
+    first = [] if baseline is None else [{**baseline, "name": BASELINE}]
+    return [*first, report, *report.get("compared", ())]
+
+
+def metrics_of(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every metric that a model has, in order."""
+    return list(dict.fromkeys(metric for model in models for metric in model["metrics"]))
+
+
+def metric_label(metric: str) -> str:
+    """A metric's name for people."""
+    return LABELS.get(metric, clean(metric.replace("_", " ")))
+
+
+def is_rate(entry: Mapping[str, Any]) -> bool:
+    """Whether a metric is a share of prompts, shown in percent."""
+    return "k" in entry
+
+
+def change_of(model: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
+    """The model's difference in a metric from the one it is compared with."""
+    found = model.get("differences", {}).get(metric)
+    return found if isinstance(found, Mapping) else None
+
+
+def detectable(entry: Mapping[str, Any], change: Mapping[str, Any] | None) -> str:
+    """The smallest difference that would show: of the comparison, else from as many prompts."""
+    if change is not None:
+        return percent(change["minimum_detectable_difference"])
+    given = entry.get("minimum_detectable_difference")
+    if given is None:
+        return ""
+    return "-" if given["unpaired"] is None else percent(given["unpaired"])
+
+
+def gate_cells(result: Mapping[str, Any]) -> list[str]:
+    """Model, value, interval and answer of a gate."""
+    plain = result["figure"] == "perplexity"
+    low, high = result["interval"]
+    return [
+        clean(result["model"]),
+        f"{result['value']:.2f}" if plain else percent(result["value"]),
+        f"{low:.2f} to {high:.2f}" if plain else f"{100 * low:.1f} to {percent(high)}",
+        "FAILS" if result["met"] else "passes",
+    ]
