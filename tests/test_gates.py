@@ -6,6 +6,7 @@ import pytest
 
 from snt.errors import NegativeResult, RequestError, UnknownNameError
 from snt.evaluation.gates import Figure, Gate, check_gates, parse_gate, parse_gates, raise_if_met
+from snt.report.evaluation_figures import gate_cells
 
 KNOWN = ("non_refusal", "over_refusal", "harmless_refusal", "perplexity")
 
@@ -74,5 +75,17 @@ def test_the_answer_names_gate_value_and_interval() -> None:
     assert "patch: 'over_refusal > 10%' holds: over_refusal is 12.5% (95% 7.0% to 21.0%)" in said
     assert "perplexity is 30.00 (95% 28.00 to 33.00)" in said
     raise_if_met([r for r in results if not r.met])
-    with pytest.raises(RequestError, match="not measured"):
-        check_gates(gates, {"patch": {}})
+
+
+def test_what_cannot_be_read_is_not_passed() -> None:
+    gates = parse_gates(["over_refusal > 1", "perplexity.low > 1e9", "perplexity < 1"],
+                        KNOWN, KNOWN, True)  # fmt: skip
+    results = check_gates(gates, {"patch": {"perplexity": Figure(9.0)}})
+    assert [result.met for result in results] == [True, True, False]
+    with pytest.raises(NegativeResult) as caught:
+        raise_if_met(results)
+    assert "over_refusal was not measured" in str(caught.value)
+    assert "cannot be read: perplexity is 9.00, no interval" in str(caught.value)
+    assert results[0].as_json()["value"] is None
+    assert gate_cells(results[0].as_json())[1:] == ["not measured", "no interval", "FAILS"]
+    assert gate_cells(results[2].as_json())[1:] == ["9.00", "no interval", "passes"]

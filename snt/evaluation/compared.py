@@ -85,13 +85,13 @@ def figures_of(
 ) -> dict[str, Figure]:
     """The figures that a gate may be on, by name, from a report's metrics and differences."""
     found = {
-        metric: Figure(entry["value"], *entry["interval"])
+        metric: Figure(entry["value"], *(entry.get("interval") or ()))
         for metric, entry in metrics.items()
-        if "interval" in entry
     }
     return found | {
         f"{DIFFERENCE}{metric}": Figure(
-            entry["relative" if "relative" in entry else "difference"], *entry["interval"]
+            entry["relative" if "relative" in entry else "difference"],
+            *(entry.get("interval") or ()),
         )
         for metric, entry in differences.items()
     }

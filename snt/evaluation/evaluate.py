@@ -20,7 +20,7 @@ from snt.evaluation.compared import (
     split_name,
 )
 from snt.evaluation.completions import Completion, read_completions, write_completions
-from snt.evaluation.gates import GateResult, check_gates, parse_gates, raise_if_met
+from snt.evaluation.gates import Gate, GateResult, check_gates, parse_gates, raise_if_met
 from snt.evaluation.held_out import HeldOut, check_held_out
 from snt.evaluation.measurement import (
     METRICS,
@@ -31,7 +31,7 @@ from snt.evaluation.measurement import (
     metric_values,
     perplexity_change,
 )
-from snt.evaluation.seeds import SeedGroup, distinct, made_from, origin_of, seed_groups
+from snt.evaluation.seeds import Origin, SeedGroup, distinct, made_from, origin_of, seed_groups
 from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
@@ -180,15 +180,6 @@ def evaluate(
         others.append(
             ComparedModel.beside(other or measured, found, called, model_name, told, origin)
         )
-    names = distinct([short_name(name, patch), *(one.name for one in others)])
-    others = [replace(one, name=to) for one, to in zip(others, names[1:], strict=True)]
-    seeds = seed_groups(
-        dict(zip(names, origins, strict=True)),
-        {
-            to: metric_values(one)
-            for to, one in zip(names, [measured, *(o.measured for o in others)], strict=True)
-        },
-    )
     result = Evaluation(
         name,
         output,
@@ -200,15 +191,32 @@ def evaluate(
         description,
         time.perf_counter() - started,
         peak_bytes(),
-        names[0],
+        short_name(name, patch),
         tuple(others),
-        seeds,
-        held_out,
+        held_out=held_out,
         baseline_description=other_told,
     )
-    result = replace(result, gates=check_gates(gates, figures_by_model(result.as_json())))
+    result = _summed_up(result, origins, gates)
     _save(result)
     return result
+
+
+def _summed_up(
+    result: Evaluation, origins: Sequence[Origin | None], gates: Sequence[Gate]
+) -> Evaluation:
+    """Distinct names, the seeds of each setting, the answers of the gates; MODEL's origin first."""
+    names = distinct([result.name, *(one.name for one in result.compared)])
+    measured = (result.measured, *(one.measured for one in result.compared))
+    values = {name: metric_values(one) for name, one in zip(names, measured, strict=True)}
+    result = replace(
+        result,
+        name=names[0],
+        compared=tuple(
+            replace(one, name=name) for one, name in zip(result.compared, names[1:], strict=True)
+        ),
+        seeds=seed_groups(dict(zip(names, origins, strict=True)), values),
+    )
+    return replace(result, gates=check_gates(gates, figures_by_model(result.as_json())))
 
 
 def _save(result: Evaluation) -> None:

@@ -34,11 +34,11 @@ _ENDS: Final = ("low", "high")
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value with its 95% interval, as gates read it."""
+    """A measured value with its 95% interval, as gates read it; not every figure has one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,13 @@ class Gate:
         """The figure's name: `over_refusal`, `difference.perplexity`."""
         return (DIFFERENCE if self.of_difference else "") + self.metric
 
-    def met(self, figure: Figure) -> bool:
-        """Whether the condition, which is one of failure, holds."""
-        value: float = getattr(figure, self.end or "value")
-        return _OPERATORS[self.operator](value, self.limit)
+    def met(self, figure: Figure | None) -> bool:
+        """Whether the condition, which is one of failure, holds.
+
+        What was not measured, or has no such end, fails: a gate that cannot be read is not passed.
+        """
+        value: float | None = getattr(figure, self.end or "value", None)
+        return value is None or _OPERATORS[self.operator](value, self.limit)
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,21 @@ class GateResult:
 
     gate: Gate
     model: str
-    figure: Figure
+    figure: Figure | None
     met: bool
 
     @property
     def sentence(self) -> str:
         """Which gate, whose figure, its value and interval."""
         shown = _percents if self._as_percent else _plain
-        return (
-            f"{self.model}: {self.gate.text!r} holds: {self.gate.figure} is "
-            f"{shown(self.figure.value)} (95% {shown(self.figure.low)} to "
-            f"{shown(self.figure.high)})"
-        )
+        start = f"{self.model}: {self.gate.text!r}"
+        if self.figure is None:
+            return f"{start} cannot be read: {self.gate.figure} was not measured"
+        value = f"{self.gate.figure} is {shown(self.figure.value)}"
+        if self.figure.low is None or self.figure.high is None:
+            return f"{start} {'cannot be read' if self.gate.end else 'holds'}: {value}, no interval"
+        low, high = shown(self.figure.low), shown(self.figure.high)
+        return f"{start} holds: {value} (95% {low} to {high})"
 
     @property
     def _as_percent(self) -> bool:
@@ -92,8 +98,8 @@ class GateResult:
             "gate": self.gate.text,
             "model": self.model,
             "figure": self.gate.figure,
-            "value": self.figure.value,
-            "interval": [self.figure.low, self.figure.high],
+            "value": None if self.figure is None else self.figure.value,
+            "interval": None if self.figure is None else [self.figure.low, self.figure.high],
             "met": self.met,
         }
 
@@ -154,20 +160,16 @@ def parse_gates(
 def check_gates(
     gates: Sequence[Gate], figures: Mapping[str, Mapping[str, Figure]]
 ) -> tuple[GateResult, ...]:
-    """Every gate on every model that has its figure; `figures` are by model and figure name.
+    """Every gate on every model; `figures` are by model and figure name.
 
-    Raises RequestError for a gate whose figure no model has.
+    The model that others are compared with has no differences, and no gate is on them there.
     """
     results = []
     for gate in gates:
-        holding = {
-            model: held[gate.figure] for model, held in figures.items() if gate.figure in held
-        }
-        if not holding:
-            raise RequestError(f"the gate {gate.text!r}: {gate.figure} was not measured")
-        results += [
-            GateResult(gate, model, figure, gate.met(figure)) for model, figure in holding.items()
-        ]
+        holding = [model for model, held in figures.items() if gate.figure in held]
+        for model in holding or figures:
+            figure = figures[model].get(gate.figure)
+            results.append(GateResult(gate, model, figure, gate.met(figure)))
     return tuple(results)
 
 

@@ -42,7 +42,8 @@ def change_of(model: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None
 def detectable(entry: Mapping[str, Any], change: Mapping[str, Any] | None) -> str:
     """The smallest difference that would show: of the comparison, else from as many prompts."""
     if change is not None:
-        return percent(change["minimum_detectable_difference"])
+        found = change.get("minimum_detectable_difference")
+        return "" if found is None else percent(found)
     given = entry.get("minimum_detectable_difference")
     if given is None:
         return ""
@@ -52,10 +53,9 @@ def detectable(entry: Mapping[str, Any], change: Mapping[str, Any] | None) -> st
 def gate_cells(result: Mapping[str, Any]) -> list[str]:
     """Model, value, interval and answer of a gate."""
     plain = result["figure"] == "perplexity"
-    low, high = result["interval"]
-    return [
-        clean(result["model"]),
-        f"{result['value']:.2f}" if plain else percent(result["value"]),
-        f"{low:.2f} to {high:.2f}" if plain else f"{100 * low:.1f} to {percent(high)}",
-        "FAILS" if result["met"] else "passes",
-    ]
+    value, (low, high) = result["value"], result["interval"] or (None, None)
+    shown = "not measured" if value is None else f"{value:.2f}" if plain else percent(value)
+    bounds = "no interval"
+    if low is not None and high is not None:
+        bounds = f"{low:.2f} to {high:.2f}" if plain else f"{100 * low:.1f} to {percent(high)}"
+    return [clean(result["model"]), shown, bounds, "FAILS" if result["met"] else "passes"]

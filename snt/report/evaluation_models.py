@@ -100,7 +100,7 @@ def _change(change: Mapping[str, Any] | None) -> list[str]:
 
 
 def _bounds(entry: Mapping[str, Any]) -> str:
-    if "interval" not in entry:
+    if not entry.get("interval"):
         return ""
     low, high = entry["interval"]
     return interval((low, high)) if is_rate(entry) else f"{low:.2f}–{high:.2f}"

@@ -159,7 +159,7 @@ def _judged(entry: Mapping[str, Any], judge: str) -> str:
 
 
 def _bounds(entry: Mapping[str, Any], rates: bool) -> str:
-    if "interval" not in entry:
+    if not entry.get("interval"):
         return ""
     low, high = entry["interval"]
     return interval((low, high)) if rates else f"{low:.2f}–{high:.2f}"
