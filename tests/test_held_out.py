@@ -98,6 +98,14 @@ def test_pairs_of_the_user_match_by_their_own_digest(tmp_path: Path) -> None:
         check_held_out([], {"m": _corpus("a")}, given=[str(path)])
 
 
+def test_what_a_name_says_does_nothing_to_the_terminal() -> None:
+    heard = Heard()
+    made = {"name": "\x1b[2Jmine\u202e" + "x" * 500, "rows": 3, "sha256": "0"}
+    found = check_held_out([made], {"m": _corpus("a")}, progress=heard)
+    assert found.missing[0].startswith("[2Jmine") and len(found.missing[0]) == 70
+    assert not {"\x1b", "\u202e"} & set("".join(heard.words))
+
+
 def test_a_column_of_a_parallel_corpus() -> None:
     thai = corpora.load("multilingual/harmful:th")
     with pytest.raises(RequestError, match="multilingual/harmful"):

@@ -200,8 +200,12 @@ def _counted(overlap: Overlap) -> str:
 
 
 def _short(text: str) -> str:
+    return repr(_printable(text))
+
+
+def _printable(text: str) -> str:
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return repr(plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…")
+    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
 
 
 def _is_evaluated(corpus: _Named, evaluated: Mapping[str, Corpus]) -> bool:
@@ -216,7 +220,10 @@ def _named(value: Any, depth: int = 0) -> Iterator[_Named]:
         name, rows, digest = value.get("name"), value.get("rows"), value.get("sha256")
         if isinstance(name, str) and isinstance(rows, int) and isinstance(digest, str):
             language = value.get("language")
-            yield _Named(name, rows, digest, language if isinstance(language, str) else None)
+            # Names reach the terminal, and a file may say anything.
+            yield _Named(
+                _printable(name), rows, digest, language if isinstance(language, str) else None
+            )
         for item in value.values():
             yield from _named(item, depth + 1)
     elif isinstance(value, list | tuple):
