@@ -53,7 +53,7 @@ def test_every_figure_is_there() -> None:
         assert f"{100 * one['minimum_detectable_difference']:.1f}%" in words
     for name in ("baseline", "patch-seed0", "patch-seed1", "patch-seed2"):
         assert name in words
-    assert "Judged by refusal." in words and "max new tokens 48, sampling greedy" in words
+    assert "Judged by refusal" in words and "max new tokens 48, sampling greedy" in words
     assert "patch-seed2 (2)" in words and "Seeds" in words and "refusals/tune" in words
     # What is alike for all models is said once.
     assert words.count("sampling greedy") == 1 and words.count("bbbbbbbbbbbb…") == 3
