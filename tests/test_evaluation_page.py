@@ -188,6 +188,19 @@ def test_the_table_has_it_all_and_stays_narrow(monkeypatch: pytest.MonkeyPatch) 
     assert "by p" in read.words and "they agree on 90.0% of the replies" in read.words
 
 
+def test_figures_of_a_model_that_lost_its_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = replace(found(), measured=measurement(3, TUNED, nats=12.0))
+    document = lost.as_json()
+    document["differences"]["perplexity"] |= {"relative": 499.0, "interval": [398.123, 612.5]}
+    document["metrics"]["perplexity"] |= {"value": 1.6e5, "interval": [22572.4, float("inf")]}
+    document = _judged_twice(document)
+    monkeypatch.setattr(Evaluation, "as_json", lambda self: document)
+    shown = _printed(lost)
+    assert max(map(len, shown.splitlines())) <= 100
+    assert "1.6e+05" in shown and "22572–inf" in shown and "+39812 to +61250" in shown
+    assert "+49900%" in Reader(evaluation_page(document, [[]])).words
+
+
 def test_clusters_are_said() -> None:
     document = found().as_json()
     document["differences"]["over_refusal"]["clusters"] = 77

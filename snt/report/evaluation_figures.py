@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snt.report.figures import LABELS, percent
+from snt.report.figures import LABELS, percent, signed_percent
 from snt.report.provenance import clean
 
 BASELINE = "baseline"  # what it is called beside the others
@@ -50,12 +50,29 @@ def detectable(entry: Mapping[str, Any], change: Mapping[str, Any] | None) -> st
     return "-" if given["unpaired"] is None else percent(given["unpaired"])
 
 
+def plain(value: float) -> str:
+    """A perplexity: two decimals, fewer where language is lost and they say nothing."""
+    if abs(value) < 100:
+        return f"{value:.2f}"
+    return f"{value:.0f}" if abs(value) < 100_000 else f"{value:.1e}"
+
+
+def change_words(change: Mapping[str, Any]) -> tuple[str, str]:
+    """A difference in points, or relative, and its interval; no decimals above 1,000%."""
+    value = change["relative"] if "relative" in change else change["difference"]
+    low, high = change.get("interval") or (value, value)
+    digits = 1 if max(abs(value), abs(low), abs(high)) < 10 else 0
+    return signed_percent(value, digits), f"{100 * low:+.{digits}f} to {100 * high:+.{digits}f}"
+
+
 def gate_cells(result: Mapping[str, Any]) -> list[str]:
     """Model, value, interval and answer of a gate."""
-    plain = result["figure"] == "perplexity"
+    as_is = result["figure"] == "perplexity"
     value, (low, high) = result["value"], result["interval"] or (None, None)
-    shown = "not measured" if value is None else f"{value:.2f}" if plain else percent(value)
+    shown = "not measured" if value is None else plain(value) if as_is else percent(value)
     bounds = "no interval"
     if low is not None and high is not None:
-        bounds = f"{low:.2f} to {high:.2f}" if plain else f"{100 * low:.1f} to {percent(high)}"
+        bounds = (
+            f"{plain(low)} to {plain(high)}" if as_is else f"{100 * low:.1f} to {percent(high)}"
+        )
     return [clean(result["model"]), shown, bounds, "FAILS" if result["met"] else "passes"]

@@ -7,27 +7,31 @@ from typing import Any
 
 from rich import box
 from rich.console import RenderableType
+from rich.constrain import Constrain
 from rich.table import Table
 
 from snt.report.evaluation_figures import (
     change_of,
+    change_words,
     detectable,
     gate_cells,
     is_rate,
     metric_label,
     metrics_of,
     models_of,
+    plain,
 )
-from snt.report.figures import interval, p_value, percent, signed_percent
+from snt.report.figures import interval, p_value, percent
 from snt.report.provenance import clean
 
+_WIDTH = 100
 _NAME = 20  # columns of a model's name; more are cut
 
 
 def models_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """The report of `snt eval --json` as tables: metrics by model, seeds, held out, gates."""
-    parts: list[RenderableType] = [_metrics(report)]
-    parts += [_seeds(group) for group in report.get("seeds", ())]
+    parts: list[RenderableType] = [Constrain(_metrics(report), _WIDTH)]
+    parts += [Constrain(_seeds(group), _WIDTH) for group in report.get("seeds", ())]
     parts += [*held_out_lines(report), *gate_lines(report)]
     return parts
 
@@ -78,7 +82,7 @@ def _metrics(report: Mapping[str, Any]) -> Table:
             change = change_of(model, metric)
             cells = [
                 f"  {_cut(model['name'])}",
-                percent(entry["value"]) if is_rate(entry) else f"{entry['value']:.2f}",
+                percent(entry["value"]) if is_rate(entry) else plain(entry["value"]),
                 _bounds(entry),
             ]
             cells += [_judged(entry, second)] if second else []
@@ -91,19 +95,14 @@ def _metrics(report: Mapping[str, Any]) -> Table:
 def _change(change: Mapping[str, Any] | None) -> list[str]:
     if change is None:
         return ["", "", ""]
-    low, high = change["interval"]
-    return [
-        signed_percent(change["relative"] if "relative" in change else change["difference"]),
-        f"{100 * low:+.1f} to {100 * high:+.1f}",
-        p_value(change["p"]) if "p" in change else "",
-    ]
+    return [*change_words(change), p_value(change["p"]) if "p" in change else ""]
 
 
 def _bounds(entry: Mapping[str, Any]) -> str:
     if not entry.get("interval"):
         return ""
     low, high = entry["interval"]
-    return interval((low, high)) if is_rate(entry) else f"{low:.2f}–{high:.2f}"
+    return interval((low, high)) if is_rate(entry) else f"{plain(low)}–{plain(high)}"
 
 
 def _second_judge(models: Sequence[Mapping[str, Any]]) -> str | None:
@@ -150,7 +149,7 @@ def _seeds(group: Mapping[str, Any]) -> Table:
     table = _table("seeds of one setting", "mean", "least to most", "each", title="over the seeds")
     named = [f"{_cut(name)}: seed {seed}" for name, seed in group["seeds"].items()]
     for metric, spread in group["metrics"].items():
-        shown = (lambda v: f"{v:.2f}") if metric == "perplexity" else percent
+        shown = plain if metric == "perplexity" else percent
         table.add_row(
             metric_label(metric),
             shown(spread["mean"]),
@@ -168,7 +167,8 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
         title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
         pad_edge=False, collapse_padding=True,
     )  # fmt: skip
-    table.add_column(first, no_wrap=True)
+    # The one column that gives way where figures are long.
+    table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table

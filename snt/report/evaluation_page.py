@@ -10,15 +10,17 @@ from snt.report import evaluation_chart, evaluation_replies
 from snt.report.evaluation_chart import Point, chart, ink
 from snt.report.evaluation_figures import (
     change_of,
+    change_words,
     detectable,
     gate_cells,
     is_rate,
     metric_label,
     metrics_of,
     models_of,
+    plain,
 )
 from snt.report.evaluation_replies import replies_section
-from snt.report.figures import LABELS, interval, p_value, percent, signed_percent
+from snt.report.figures import LABELS, interval, p_value, percent
 from snt.report.page import page, paragraph, row, table, text
 from snt.report.provenance import clean, provenance_lines
 
@@ -118,7 +120,7 @@ def _metric(metric: str, models: Sequence[Mapping[str, Any]]) -> str:
             continue
         change = change_of(model, metric)
         cells = [
-            percent(entry["value"]) if rates else f"{entry['value']:.2f}",
+            percent(entry["value"]) if rates else plain(entry["value"]),
             _bounds(entry, rates),
             f"{entry['n']:,}",
             *(_judged(entry, judge) for judge in judges[1:]),
@@ -162,21 +164,16 @@ def _bounds(entry: Mapping[str, Any], rates: bool) -> str:
     if not entry.get("interval"):
         return ""
     low, high = entry["interval"]
-    return interval((low, high)) if rates else f"{low:.2f}–{high:.2f}"
+    return interval((low, high)) if rates else f"{plain(low)}–{plain(high)}"
 
 
 def _changed(change: Mapping[str, Any] | None) -> list[str]:
     if change is None:
         return ["", "", ""]
-    value = change["relative"] if "relative" in change else change["difference"]
-    low, high = change["interval"]
+    value, bounds = change_words(change)
     clusters = change.get("clusters", change.get("n"))
     grouped = "" if clusters == change.get("n") else f" ({clusters:,} clusters)"
-    return [
-        signed_percent(value),
-        f"{100 * low:+.1f} to {100 * high:+.1f}%{grouped}",
-        p_value(change["p"]) if "p" in change else "",
-    ]
+    return [value, f"{bounds}%{grouped}", p_value(change["p"]) if "p" in change else ""]
 
 
 def _labels(metric: str, models: Sequence[Mapping[str, Any]]) -> str:
@@ -199,7 +196,7 @@ def _seeds(groups: Iterable[Mapping[str, Any]]) -> str:
         heads = ["", "mean", "least", "most", *(f"{clean(n)} ({s})" for n, s in seeds.items())]
         rows = []
         for metric, spread in group["metrics"].items():
-            as_text = (lambda v: f"{v:.2f}") if metric == "perplexity" else percent
+            as_text = plain if metric == "perplexity" else percent
             figures = (spread["mean"], spread["min"], spread["max"], *spread["values"].values())
             rows.append(row(metric_label(metric), [as_text(value) for value in figures]))
         note = "Models that were made alike but for their seeds, which stand in brackets."
