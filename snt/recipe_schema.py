@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from snt.evaluation.gates import parse_gate
 
 STEPS = ("detect", "place", "tune", "eval", "inspect")
 
@@ -110,6 +112,16 @@ class EvalStep(_Step):
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)
     corpora: dict[str, str] = Field(default_factory=dict)
+    fail_if: tuple[str, ...] = ()
+    check_against: tuple[str, ...] = ()
+    force: bool = False
+
+    @field_validator("fail_if")
+    @classmethod
+    def _are_gates(cls, gates: tuple[str, ...]) -> tuple[str, ...]:
+        for gate in gates:
+            parse_gate(gate)
+        return gates
 
 
 class InspectStep(_Step):

@@ -35,6 +35,11 @@ class RecipeRun:
     seconds: float
     peak_bytes: int
 
+    def check(self) -> None:
+        """Raises NegativeResult (exit 3) when a gate of the eval step was met."""
+        if "eval" in self.results:
+            self.results["eval"].check()
+
     def as_json(self) -> dict[str, Any]:
         """The report of `snt run --json`."""
         return {
@@ -117,6 +122,8 @@ def run_recipe(
     directory = recipe.directory(output)
     steps = recipe.steps[recipe.steps.index(start) if start else 0 :]
     run = _Run(recipe, directory, offline, progress)
+    if "eval" in steps:
+        run.check_eval()
     results: dict[str, Any] = {}
     for number, name in enumerate(steps, start=1):
         progress.say(f"step {number} of {len(steps)}: {name}")
@@ -236,14 +243,37 @@ class _Run:
 
         if not (self.patch / "patch.safetensors").is_file():
             raise MissingFileError(f"{self.patch} holds no patch; run the recipe from `tune` on")
+        step = self.recipe.eval or EvalStep()
         return evaluate(
             str(self.patch),
-            settings=self._settings(self.recipe.eval or EvalStep()),
+            settings=self._settings(step),
             baseline=BASE,
             base=self.recipe.model,
+            check_against=self._made_from(),
+            force=step.force,
+            fail_if=step.fail_if,
             output=self.directory / "evaluation",
             **self._common(),
         )
+
+    def check_eval(self) -> None:
+        """What the eval step would refuse, before anything is run: gates, prompts trained on."""
+        from snt.evaluation.gates import parse_gates
+        from snt.evaluation.held_out import check_held_out
+        from snt.evaluation.measurement import METRICS
+
+        step = self.recipe.eval or EvalStep()
+        chosen = self._settings(step).chosen(self.offline)
+        parse_gates(step.fail_if, chosen, METRICS, baseline=True)
+        check_held_out((), chosen, given=self._made_from(), force=step.force, offline=self.offline)
+
+    def _made_from(self) -> tuple[str, ...]:
+        """The corpora that the recipe makes its patch from, and those that its eval step names."""
+        detect, tune, step = self.recipe.detect, self.recipe.tune, self.recipe.eval
+        named = [detect.corpus, detect.against] if detect else []
+        named += [tune.data, *tune.retain] if tune else []
+        named += step.check_against if step else []
+        return tuple(name for name in dict.fromkeys(named) if name not in (None, "none"))
 
     def inspect(self) -> Any:
         from snt.inspection import inspect_files

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snt.evaluation.clustered import clustered_difference, clustered_rate
-from snt.evaluation.statistics import Rate, paired_difference
+from snt.evaluation.clustered import clustered_rate
+from snt.evaluation.statistics import Rate
 
 OUTCOMES = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40)
 
@@ -52,31 +52,3 @@ def test_coverage_of_clustered_draws() -> None:
         plain += alone.low <= 0.3 <= alone.high
         found += mine.low <= 0.3 <= mine.high
     assert plain < 150 < 182 <= found
-
-
-def test_a_difference_resamples_whole_clusters() -> None:
-    before = [True] * 30
-    after = [False] * 10 + [True] * 20
-    clusters = [row for row in range(3) for _ in range(10)]
-    found = clustered_difference(before, after, clusters)
-    plain = paired_difference(before, after)
-    assert found.difference == plain.difference and (found.gained, found.lost) == (0, 10)
-    # One request of three changed: its sign alone turns, so nothing is shown.
-    assert found.p == 1.0 and plain.p < 0.01
-    assert found.low == -1.0 and found.high == 0.0
-    assert clustered_difference(before, after, clusters) == found
-
-
-def test_sign_patterns_by_brute_force_and_by_chance() -> None:
-    generator = np.random.default_rng(2)
-    before = (generator.random(60) < 0.7).tolist()
-    after = (generator.random(60) < 0.3).tolist()
-    few = [number % 8 for number in range(60)]
-    sums = np.zeros(8)
-    np.add.at(sums, few, np.array(after, int) - np.array(before, int))
-    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
-    exact = np.mean(np.abs(signs @ sums) >= abs(sums.sum()))
-    assert clustered_difference(before, after, few).p == pytest.approx(exact)
-    many = list(range(60))
-    by_chance = clustered_difference(before, after, many)
-    assert by_chance.p == pytest.approx(paired_difference(before, after).p, abs=0.01)

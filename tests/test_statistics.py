@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from snt.errors import RequestError
 from snt.evaluation.statistics import (
     Rate,
     mcnemar_exact,
-    minimum_detectable_difference,
     paired_difference,
+    sign_flip,
     wilson,
 )
 
@@ -144,37 +147,67 @@ def test_interval_covers_the_true_difference() -> None:
     assert covered >= 180
 
 
-@pytest.mark.parametrize("n", [30, 100, 400, 1000])
-@pytest.mark.parametrize("discordant", [0.1, 0.3])
-def test_minimum_detectable_difference_solves_its_equation(n: int, discordant: float) -> None:
-    d = minimum_detectable_difference(n, discordant=discordant)
-    psi = max(d, discordant)
-    needed = (1.959964 * math.sqrt(psi) + 0.841621 * math.sqrt(psi - d * d)) ** 2 / d**2
-    assert needed == pytest.approx(n, rel=1e-4)
+@given(st.integers(1, 200), st.data())
+def test_wilson_is_that_of_statsmodels(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, n))
+    theirs = proportion_confint(k, n, method="wilson")
+    assert wilson(k, n) == pytest.approx(theirs, abs=1e-12)
 
 
-def test_minimum_detectable_difference_has_its_power() -> None:
-    n, discordant = 400, 0.2
-    d = minimum_detectable_difference(n, discordant=discordant)
-    up, down = (discordant + d) / 2, (discordant - d) / 2
-    draws = np.random.default_rng(1).multinomial(n, [up, down, 1 - discordant], size=2000)
-    power = np.mean([mcnemar_exact(int(b), int(c)) < 0.05 for b, c, _ in draws])
-    # The exact test is a little conservative beside the approximation.
-    assert 0.72 <= power <= 0.85
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_that_of_statsmodels(b: int, c: int) -> None:
+    assert mcnemar_exact(b, c) == pytest.approx(mcnemar([[5, b], [c, 7]], exact=True).pvalue)
+    # Clusters of one prompt each: the sign-flip test is exact McNemar.
+    assert sign_flip([1] * b + [-1] * c + [0] * 3) == pytest.approx(mcnemar_exact(b, c))
 
 
-def test_minimum_detectable_difference_shrinks_with_prompts() -> None:
-    sizes = [4, 10, 50, 200, 1000]
-    found = [minimum_detectable_difference(n) for n in sizes]
-    assert found == sorted(found, reverse=True)
-    assert minimum_detectable_difference(2) == 1.0
-    assert all(0 < d <= 1 for d in found)
+def test_the_interval_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(2)
+    before, after = (rng.random(200) < share for share in (0.4, 0.6))
+    theirs = bootstrap(
+        (after.astype(int), before.astype(int)),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    mine = paired_difference(before.tolist(), after.tolist(), resamples=20_000)
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), abs=1.01 / 200)
 
 
-def test_minimum_detectable_difference_refuses() -> None:
-    with pytest.raises(RequestError, match="at least one prompt"):
-        minimum_detectable_difference(0)
-    with pytest.raises(RequestError, match="discordant"):
-        minimum_detectable_difference(10, discordant=0.0)
-    with pytest.raises(RequestError, match="power"):
-        minimum_detectable_difference(10, power=0.3)
+@given(st.lists(st.integers(-4, 4), max_size=9))
+def test_sign_flip_counts_every_flip(nets: list[int]) -> None:
+    flips = itertools.product(*((net, -net) for net in nets))
+    sums = [abs(sum(flip)) for flip in flips]
+    brute = sum(s >= abs(sum(nets)) for s in sums) / len(sums)
+    assert sign_flip(nets) == pytest.approx(brute)
+
+
+def test_clusters_are_resampled_whole() -> None:
+    rng = np.random.default_rng(4)
+    clusters = rng.integers(0, 40, 150)
+    before, after = rng.random(150) < 0.4, rng.random(40)[clusters] < 0.6
+    change = after.astype(int) - before.astype(int)
+    members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
+    brute = []
+    for _ in range(4000):
+        drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        brute.append(change[drawn].mean())
+    found = paired_difference(before.tolist(), after.tolist(), clusters=clusters.tolist())
+    assert found.clusters == len(members) and found.n == 150
+    low, high = np.quantile(brute, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
+    alone = paired_difference(before.tolist(), after.tolist())
+    # What is alike changes together: the interval by prompt is too narrow.
+    assert found.high - found.low > alone.high - alone.low and found.p > alone.p
+    assert alone.clusters == 150
+
+
+def test_copies_of_a_prompt_count_once() -> None:
+    before, after = [False] * 8, [True] * 8
+    one = paired_difference(before, after, clusters=["same"] * 8)
+    assert one.p == 1.0 and one.clusters == 1
+    assert paired_difference(before, after).p == pytest.approx(2 / 2**8)
+    with pytest.raises(RequestError, match="2 cluster names for 8 prompts"):
+        paired_difference(before, after, clusters=["a", "b"])

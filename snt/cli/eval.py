@@ -51,6 +51,36 @@ def evaluate(
         Path | None,
         typer.Option("--deactivate", help="A mask whose neurons are removed, in memory only."),
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            help="[NAME=]MODEL: a further model or patch, on the same prompts; may be repeated.",
+        ),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if",
+            help="A gate: [difference.]METRIC[.low|.high] OP NUMBER, as in 'over_refusal > 0.1'; "
+            "exit 3 where it holds; may be repeated.",
+        ),
+    ] = None,
+    check_against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check-against",
+            help="A corpus that the model was made from and that snt cannot find by its name: "
+            "near-duplicates of it among the prompts are looked for; may be repeated.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure on near-duplicates of what was trained on.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="The page elsewhere too; it is in the report directory."),
+    ] = None,
     rejudge: Annotated[
         Path | None, typer.Option("--rejudge", help="Label saved replies again; needs no model.")
     ] = None,
@@ -73,13 +103,21 @@ def evaluate(
     """Measure refusals, over-refusals, capability, languages and jailbreaks."""
     out = Output(as_json, quiet)
     if rejudge is not None:
+        given_too = {"--compare": compare, "--fail-if": fail_if, "--check-against": check_against,
+                     "--html": html, "--force": force}  # fmt: skip
+        for option, value in given_too.items():
+            if value:
+                raise typer.BadParameter(f"{option} is of no use to --rejudge; leave it out")
         _rejudge(rejudge, judge, output, out)
         return
     out.say("loading…")
+    from snt.atomic import check_writable, write_text
     from snt.evaluation.evaluate import evaluate as run_evaluation
     from snt.evaluation.settings import Settings
     from snt.report.evaluation import evaluation_table
 
+    if html is not None:
+        check_writable(html)
     given = dict(options.assignment(text, "--corpus") for text in corpus or [])
     found = run_evaluation(
         model,
@@ -106,6 +144,10 @@ def evaluate(
         baseline=baseline,
         base=base,
         deactivate=deactivate,
+        compare_with=compare or (),
+        check_against=check_against or (),
+        force=force,
+        fail_if=fail_if or (),
         output=output or Path("evaluation"),
         backend=backend,
         dtype=dtype,
@@ -113,7 +155,11 @@ def evaluate(
         offline=offline,
         progress=out,
     )
+    if html is not None:
+        write_text(html, found.page.read_text(encoding="utf-8"))
+        out.say(f"page: {html}")
     out.result(found.as_json(), *evaluation_table(found))
+    found.check()
 
 
 def _rejudge(path: Path, judge: str, output: Path | None, out: Output) -> None:

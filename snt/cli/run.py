@@ -44,3 +44,4 @@ def run(
         return
     found = run_recipe(loaded, output=output, start=start, offline=offline, progress=out)
     out.result(found.as_json(), *recipe_tables(found))
+    found.check()

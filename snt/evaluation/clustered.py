@@ -1,7 +1,7 @@
 """Rates over attempts that hang together: several templates tried on each of a few requests.
 
-Twenty templates on ten requests are not two hundred independent trials. Intervals and tests here
-take the requests as the sample, and every request with all of its attempts.
+Twenty templates on ten requests are not two hundred independent trials. Intervals here take the
+requests as the sample, and every request with all of its attempts.
 """
 
 from __future__ import annotations
@@ -10,15 +10,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from snt.evaluation.statistics import (
-    CONFIDENCE,
-    RESAMPLES,
-    PairedDifference,
-    Rate,
-    paired_difference,
-)
-
-_EXACT = 12  # clusters up to which every pattern of signs is tried
+from snt.evaluation.statistics import CONFIDENCE, Rate
 
 
 def clustered_rate(
@@ -46,55 +38,6 @@ def clustered_rate(
         0.0 if plain.k == 0 else low,
         1.0 if plain.k == plain.n else high,
         confidence,
-    )
-
-
-def clustered_difference(
-    before: Sequence[bool],
-    after: Sequence[bool],
-    clusters: Sequence[int],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> PairedDifference:
-    """After minus before on the same attempts, (n,) each, with whole clusters resampled.
-
-    The interval is the percentile bootstrap over clusters; `p` is two-sided and comes of turning
-    the signs of whole clusters: all patterns up to 12 clusters, else `resamples` random ones with
-    the observed one counted among them. Raises RequestError as `paired_difference` does.
-    """
-    import numpy as np
-
-    plain = paired_difference(before, after, resamples=resamples, seed=seed)
-    names = {name: at for at, name in enumerate(dict.fromkeys(clusters))}
-    changes, sizes = np.zeros(len(names)), np.zeros(len(names))
-    for was, now, name in zip(before, after, clusters, strict=True):
-        changes[names[name]] += bool(now) - bool(was)
-        sizes[names[name]] += 1
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    found = (drawn @ changes) / (drawn @ sizes)
-    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if len(names) <= _EXACT:
-        bits = np.arange(2 ** len(names))[:, None] >> np.arange(len(names)) & 1
-        p = float(np.mean(np.abs((2 * bits - 1) @ changes) >= abs(changes.sum())))
-    else:
-        signs = 2 * generator.integers(0, 2, size=(resamples, len(names))) - 1
-        extreme = int(np.sum(np.abs(signs @ changes) >= abs(changes.sum())))
-        p = (extreme + 1) / (resamples + 1)
-    return PairedDifference(
-        plain.n,
-        clustered_rate(before, clusters),
-        clustered_rate(after, clusters),
-        plain.difference,
-        float(low),
-        float(high),
-        p,
-        plain.gained,
-        plain.lost,
-        CONFIDENCE,
-        resamples,
-        seed,
     )
 
 

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from snt import __version__
-from snt.atomic import check_writable, sha256_of, whole_directory, write_json
+from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
 from snt.errors import RequestError
+from snt.evaluation.compared import (
+    ComparedModel,
+    differences_json,
+    figures_by_model,
+    short_name,
+    split_name,
+)
 from snt.evaluation.completions import Completion, read_completions, write_completions
+from snt.evaluation.gates import Gate, GateResult, check_gates, parse_gates, raise_if_met
+from snt.evaluation.held_out import HeldOut, check_held_out
 from snt.evaluation.measurement import (
     Measurement,
     Settings,
     compare,
-    difference_json,
     measure,
+    metric_values,
     perplexity_change,
 )
+from snt.evaluation.seeds import Origin, SeedGroup, distinct, made_from, origin_of, seed_groups
 from snt.evaluation.statistics import PairedDifference
+from snt.evaluation.suites import METRICS, gate_names
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.progress import Progress, Silence
@@ -43,11 +54,27 @@ class Evaluation:
     description: Mapping[str, Any]
     seconds: float
     peak_bytes: int
+    name: str
+    compared: tuple[ComparedModel, ...] = ()
+    seeds: tuple[SeedGroup, ...] = ()
+    held_out: HeldOut | None = None
+    gates: tuple[GateResult, ...] = ()
+    baseline_description: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def page(self) -> Path:
+        """The HTML report."""
+        return self.directory / "evaluation.html"
+
+    def check(self) -> None:
+        """Raises NegativeResult (exit 3) when a gate was met; every result is on disk by then."""
+        raise_if_met(self.gates)
 
     def as_json(self) -> dict[str, Any]:
         """The report of `snt eval --json`."""
         document: dict[str, Any] = {
             "model": self.model,
+            "name": self.name,
             **self.description,
             "metrics": self.measured.as_json(),
             "completions": str(self.directory / "completions.jsonl"),
@@ -59,19 +86,41 @@ class Evaluation:
         if self.baseline is not None:
             document["baseline"] = {
                 "model": self.baseline_model,
+                **self.baseline_description,
                 "metrics": self.baseline.as_json(),
                 "completions": str(self.directory / "baseline.jsonl"),
             }
-            document["differences"] = {
-                metric: difference_json(found) for metric, found in self.differences.items()
-            }
-            if self.perplexity_change is not None:
-                change, low, high = self.perplexity_change
-                document["differences"]["perplexity"] = {
-                    "relative": change,
-                    "interval": [low, high],
-                }
+            document["differences"] = differences_json(self.differences, self.perplexity_change)
+        if self.compared:
+            document["compared"] = [
+                one.as_json(self.directory / _replies_file(number))
+                for number, one in enumerate(self.compared, start=1)
+            ]
+            document["seeds"] = [group.as_json() for group in self.seeds]
+        if self.held_out is not None:
+            document["held_out"] = self.held_out.as_json()
+        document["gates"] = [result.as_json() for result in self.gates]
+        document["page"] = str(self.page)
         return document
+
+    def replies(self) -> dict[str, tuple[Completion, ...]]:
+        """The replies of every model, the baseline first, by the file they are saved in."""
+        found = {} if self.baseline is None else {"baseline.jsonl": self.baseline.completions}
+        found["completions.jsonl"] = self.measured.completions
+        for number, one in enumerate(self.compared, start=1):
+            found[_replies_file(number)] = one.measured.completions
+        return found
+
+    def harness(self) -> dict[str, Mapping[str, Any]]:
+        """What lm-evaluation-harness itself returned for each model, by the file it is saved in."""
+        measured = {"harness.json": self.measured, "baseline-harness.json": self.baseline}
+        for number, one in enumerate(self.compared, start=1):
+            measured[f"compared-{number}-harness.json"] = one.measured
+        return {
+            file: one.tasks.raw
+            for file, one in measured.items()
+            if one is not None and one.tasks is not None
+        }
 
 
 def evaluate(
@@ -81,6 +130,10 @@ def evaluate(
     baseline: str | None = None,
     base: str | None = None,
     deactivate: Path | None = None,
+    compare_with: Sequence[str] = (),
+    check_against: Sequence[str] = (),
+    force: bool = False,
+    fail_if: Sequence[str] = (),
     output: Path = Path("evaluation"),
     backend: str | None = None,
     dtype: str = "auto",
@@ -92,24 +145,57 @@ def evaluate(
 
     `baseline` "base" is the model that a patch was made for (`base`, else the one that it names),
     or `model` itself with nothing deactivated. `deactivate` removes a mask's neurons in memory.
+    `compare_with` are further models or patches, `[NAME=]MODEL`, each beside the baseline, or
+    beside `model` where there is none; those that differ in their seeds alone are summed up.
+    The prompts are compared with the corpora that patches and masks were made from, and with
+    `check_against`: more than 5% of near-duplicates are refused unless `force`. `fail_if` are
+    gates (`snt.evaluation.gates`); the caller asks `Evaluation.check` whether one was met.
     Replies that the tuning saved in the patch directory are taken up where they were made the same
     way. Raises RequestError and children for what cannot be served.
     """
     started = time.perf_counter()
     progress = progress or Silence()
     settings = settings or Settings()
-    settings.chosen(offline)
+    chosen = settings.chosen(offline)
+    gates = parse_gates(
+        fail_if,
+        gate_names(chosen),
+        METRICS,
+        baseline is not None or bool(compare_with),
+        tasks=settings.tasks is not None,
+    )
     check_writable(output)
     choice = ModelChoice(model, backend, dtype, system, offline, base)
     patch = patch_directory(model)
+    named = [split_name(reference) for reference in compare_with]
+    origins = [origin_of(patch), *(origin_of(patch_directory(ref)) for _, ref in named)]
+    held_out = check_held_out(
+        made_from(origins, deactivate),
+        chosen,
+        given=check_against,
+        force=force,
+        offline=offline,
+        progress=progress,
+    )
     measured, name, description = _run(
         choice, settings, deactivate, _saved(patch, "after"), progress
     )
     other, other_name = None, None
+    other_told: dict[str, Any] = {}
     if baseline is not None:
         ref = _baseline_ref(model, baseline, base, patch)
-        other, other_name, _ = _run(
+        other, other_name, other_told = _run(
             replace(choice, ref=ref), settings, None, _saved(patch, "before"), progress
+        )
+    others = []
+    for (asked, ref), origin in zip(named, origins[1:], strict=True):
+        theirs = patch_directory(ref)
+        found, model_name, told = _run(
+            replace(choice, ref=ref), settings, None, _saved(theirs, "after"), progress
+        )
+        called = asked or short_name(model_name, theirs)
+        others.append(
+            ComparedModel.beside(other or measured, found, called, model_name, told, origin)
         )
     result = Evaluation(
         name,
@@ -122,16 +208,51 @@ def evaluate(
         description,
         time.perf_counter() - started,
         peak_bytes(),
+        short_name(name, patch),
+        tuple(others),
+        held_out=held_out,
+        baseline_description=other_told,
     )
-    with whole_directory(output) as directory:
-        write_completions(directory / "completions.jsonl", measured.completions)
-        if other is not None:
-            write_completions(directory / "baseline.jsonl", other.completions)
-        for name, one in (("harness", measured), ("baseline-harness", other)):
-            if one is not None and one.tasks is not None:
-                write_json(directory / f"{name}.json", one.tasks.raw)
-        write_json(directory / "report.json", result.as_json())
+    result = _summed_up(result, origins, gates)
+    _save(result)
     return result
+
+
+def _summed_up(
+    result: Evaluation, origins: Sequence[Origin | None], gates: Sequence[Gate]
+) -> Evaluation:
+    """Distinct names, the seeds of each setting, the answers of the gates; MODEL's origin first."""
+    names = distinct([result.name, *(one.name for one in result.compared)])
+    measured = (result.measured, *(one.measured for one in result.compared))
+    values = {name: metric_values(one) for name, one in zip(names, measured, strict=True)}
+    result = replace(
+        result,
+        name=names[0],
+        compared=tuple(
+            replace(one, name=name) for one, name in zip(result.compared, names[1:], strict=True)
+        ),
+        seeds=seed_groups(dict(zip(names, origins, strict=True)), values),
+    )
+    return replace(result, gates=check_gates(gates, figures_by_model(result.as_json())))
+
+
+def _save(result: Evaluation) -> None:
+    """Replies, report and page, all of them or none."""
+    from snt.report.evaluation_page import evaluation_page
+
+    document, replies = result.as_json(), result.replies()
+    with whole_directory(result.directory) as directory:
+        for file, rows in replies.items():
+            write_completions(directory / file, rows)
+        for file, results in result.harness().items():
+            write_json(directory / file, results)
+        write_json(directory / "report.json", document)
+        page = evaluation_page(document, list(replies.values()))
+        write_text(directory / "evaluation.html", page)
+
+
+def _replies_file(number: int) -> str:
+    return f"compared-{number}.jsonl"
 
 
 def _run(

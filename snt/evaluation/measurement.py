@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from snt.errors import RequestError
-from snt.evaluation.clustered import clustered_difference, clustered_rate
+from snt.evaluation.clustered import clustered_rate
 from snt.evaluation.completions import Completion
 from snt.evaluation.gcg import attacked
 from snt.evaluation.harness import run_tasks
 from snt.evaluation.judges import get_judge, is_refused
 from snt.evaluation.multilingual import ENGLISH
-from snt.evaluation.perplexity import Perplexity, perplexity
+from snt.evaluation.near_duplicates import clusters_of
+from snt.evaluation.perplexity import Perplexity, perplexity, perplexity_interval
 from snt.evaluation.perplexity import relative_change as relative_change
+from snt.evaluation.power import (
+    DISCORDANT,
+    detectable_beside,
+    paired_detectable,
+    unpaired_detectable,
+)
 from snt.evaluation.settings import Settings as Settings
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
 from snt.evaluation.suites import (
@@ -109,6 +116,7 @@ class Measurement:
         if self.perplexity is not None:
             document["perplexity"] = {
                 "value": self.perplexity.value,
+                "interval": list(perplexity_interval(self.perplexity)),
                 "n": len(self.perplexity.tokens),
                 "tokens": sum(self.perplexity.tokens),
                 "suite": "capability",
@@ -215,10 +223,13 @@ def compare(before: Measurement, after: Measurement) -> dict[str, PairedDifferen
         name = metric.removesuffix(f".{ANY}")
         if before.corpora[name]["sha256"] != after.corpora[name]["sha256"]:
             raise RequestError(f"{metric}: the two measurements are of different prompts")
-        pair, clusters = (before.outcomes(metric), after.outcomes(metric)), after.clusters(metric)
-        differences[metric] = (
-            paired_difference(*pair) if clusters is None else clustered_difference(*pair, clusters)
-        )
+        outcomes = before.outcomes(metric), after.outcomes(metric)
+        # Attempts at one request hang together, and near-duplicates are one observation.
+        clusters = after.clusters(metric)
+        if clusters is None:
+            prompts = [row.prompt for row in after.completions if row.suite == metric]
+            clusters = clusters_of(prompts) if len(prompts) == len(outcomes[0]) else None
+        differences[metric] = paired_difference(*outcomes, clusters=clusters)
     return differences
 
 
@@ -240,8 +251,18 @@ def metric_values(measured: Measurement) -> dict[str, float]:
 
 
 def rate_json(rate: Rate) -> dict[str, Any]:
-    """A rate with its interval for a report."""
-    return {"value": rate.rate, "n": rate.n, "k": rate.k, "interval": [rate.low, rate.high]}
+    """A rate with its interval for a report, and how large a difference its n would show."""
+    return {
+        "value": rate.rate,
+        "n": rate.n,
+        "k": rate.k,
+        "interval": [rate.low, rate.high],
+        "minimum_detectable_difference": {
+            "unpaired": unpaired_detectable(rate.n, rate.rate),
+            "paired": paired_detectable(rate.n),
+            "paired_discordant": DISCORDANT,
+        },
+    }
 
 
 def difference_json(difference: PairedDifference) -> dict[str, Any]:
@@ -253,6 +274,10 @@ def difference_json(difference: PairedDifference) -> dict[str, Any]:
         "gained": difference.gained,
         "lost": difference.lost,
         "n": difference.n,
+        "clusters": difference.clusters,
+        "minimum_detectable_difference": detectable_beside(
+            difference.n, difference.gained, difference.lost
+        ),
     }
 
 

@@ -1,16 +1,16 @@
 """Intervals and paired tests for rates: how sure an evaluation may be of what it prints.
 
 Rates get Wilson intervals, two conditions on the same prompts an exact McNemar test and a paired
-bootstrap interval of their difference (Wilson 1927; McNemar 1947; Efron 1979).
+bootstrap interval of their difference (Wilson 1927; McNemar 1947; Efron 1979). Prompts that are
+near-duplicates of each other are one observation: test and bootstrap then go by cluster.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from statistics import NormalDist
 from typing import Any, Final
 
 from snt.errors import RequestError
@@ -47,8 +47,9 @@ class PairedDifference:
     """After minus before, on the same prompts.
 
     `difference` and its interval `low` to `high` (paired bootstrap, percentile) are fractions from
-    -1 to 1; `p` is exact McNemar, two-sided. `lost` pairs were true before and false after,
-    `gained` the other way round.
+    -1 to 1. `lost` pairs were true before and false after, `gained` the other way round. `clusters`
+    is how many independent groups the prompts form; interval and `p` go by these. With a group for
+    every prompt, `p` is exact McNemar, two-sided.
     """
 
     n: int
@@ -60,6 +61,7 @@ class PairedDifference:
     p: float
     gained: int
     lost: int
+    clusters: int
     confidence: float
     resamples: int
     seed: int
@@ -76,10 +78,10 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[floa
     Raises RequestError when there is no trial, when `successes` is outside 0..n or when
     `confidence` is not strictly between 0 and 1.
     """
-    _check_trials(n)
+    check_trials(n)
     if not 0 <= successes <= n:
         raise RequestError(f"{successes} successes in {n} trials; give a count from 0 to {n}")
-    _check_fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     interval = _scipy("stats").binomtest(successes, n).proportion_ci(confidence, method="wilson")
     # At 0 and n the exact bound is 0 and 1; rounding leaves 1e-17 beside it.
     return (
@@ -99,20 +101,42 @@ def mcnemar_exact(b: int, c: int) -> float:
     return 1.0 if b + c == 0 else float(_scipy("stats").binomtest(b, b + c, 0.5).pvalue)
 
 
+def sign_flip(nets: Sequence[int]) -> float:
+    """Two-sided exact p-value of the sum of `nets` when each sign might as well be the other.
+
+    `nets` are the gains less the losses of each cluster of pairs. The distribution of the sum is
+    computed, not drawn: a convolution over the clusters. Of single pairs this is exact McNemar.
+    """
+    import numpy as np
+
+    counts = Counter(abs(net) for net in nets if net)
+    # Probability of every sum from -total to total.
+    spread = np.ones(1)
+    for size, count in sorted(counts.items()):
+        flips = np.zeros(2 * size * count + 1)
+        flips[:: 2 * size] = _scipy("stats").binom.pmf(np.arange(count + 1), count, 0.5)
+        spread = np.convolve(spread, flips)
+    total = len(spread) // 2
+    sums = np.arange(-total, total + 1)
+    return min(1.0, float(spread[np.abs(sums) >= abs(sum(nets))].sum()))
+
+
 def paired_difference(
     before: Sequence[bool],
     after: Sequence[bool],
     *,
+    clusters: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PairedDifference:
     """Difference of two rates measured on the same prompts, in the same order.
 
-    A pair's difference is -1, 0 or 1, so resampling n pairs with replacement is one multinomial
-    draw of the three counts; the interval is that of the plain bootstrap and costs no n x resamples
-    array. The same seed gives the same interval. Raises RequestError for no pairs, unequal lengths,
-    `resamples` below 1 or a `confidence` outside (0, 1).
+    `clusters` names each prompt's cluster; left out, every prompt is one of its own. Clusters are
+    resampled whole. Those of one size and one net change are alike, so a resample is a multinomial
+    draw of how often each sort comes: that is the plain bootstrap, and costs no clusters x
+    resamples array. The same seed gives the same interval. Raises RequestError for no pairs,
+    unequal lengths, `resamples` below 1 or a `confidence` outside (0, 1).
     """
     import numpy as np
 
@@ -121,17 +145,27 @@ def paired_difference(
         raise RequestError(
             f"{n} results before and {len(after)} after; pair them over the same prompts"
         )
-    _check_trials(n)
-    _check_fraction("confidence", confidence)
+    check_trials(n)
+    check_fraction("confidence", confidence)
     if resamples < 1:
         raise RequestError(f"{resamples} bootstrap resamples; ask for at least 1")
-    gained = sum(bool(a) and not b for b, a in zip(before, after, strict=True))
-    lost = sum(bool(b) and not a for b, a in zip(before, after, strict=True))
-    shares = np.array([gained, lost, n - gained - lost]) / n
-    draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
-    differences = (draws[:, 0] - draws[:, 1]) / n
+    named = range(n) if clusters is None else clusters
+    if len(named) != n:
+        raise RequestError(f"{len(named)} cluster names for {n} prompts; give one for each")
+    changes = [bool(a) - bool(b) for b, a in zip(before, after, strict=True)]
+    sizes = Counter(named)
+    nets = dict.fromkeys(named, 0)
+    for name, change in zip(named, changes, strict=True):
+        nets[name] += change
+    sorts = Counter((sizes[name], net) for name, net in nets.items())
+    # An order of its own, so that equal results are drawn alike.
+    kinds = sorted(sorts, key=lambda kind: (kind[0], not kind[1], -kind[1]))
+    shares = np.array([sorts[kind] for kind in kinds]) / len(nets)
+    draws = np.random.default_rng(seed).multinomial(len(nets), shares, size=resamples)
+    prompts, net = np.array(kinds).T
     tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
+    low, high = np.quantile((draws @ net) / (draws @ prompts), [tail, 1 - tail])
+    gained, lost = changes.count(1), changes.count(-1)
     return PairedDifference(
         n=n,
         before=Rate.of_outcomes(before, confidence),
@@ -139,43 +173,14 @@ def paired_difference(
         difference=(gained - lost) / n,
         low=float(low),
         high=float(high),
-        p=mcnemar_exact(gained, lost),
+        p=mcnemar_exact(gained, lost) if len(nets) == n else sign_flip(list(nets.values())),
         gained=gained,
         lost=lost,
+        clusters=len(nets),
         confidence=confidence,
         resamples=resamples,
         seed=seed,
     )
-
-
-def minimum_detectable_difference(
-    n: int,
-    *,
-    discordant: float = 0.2,
-    confidence: float = CONFIDENCE,
-    power: float = 0.8,
-) -> float:
-    """Smallest difference of paired rates that `n` prompts show with this `power`, as a fraction.
-
-    Normal approximation of McNemar's test (Connor 1987): the d that solves
-    d * sqrt(n) = z_alpha * sqrt(psi) + z_power * sqrt(psi - d^2), where psi, the share of prompts
-    whose outcome changes, is `discordant` or, since no difference is larger than it, d itself.
-    1.0 means that even all prompts changing one way would not show. Raises RequestError for n
-    below 1, a share outside (0, 1) or a power below one half.
-    """
-    _check_trials(n)
-    for name, value in (("discordant", discordant), ("confidence", confidence), ("power", power)):
-        _check_fraction(name, value)
-    if power < 0.5:
-        raise RequestError(f"power {power}; give at least 0.5, as in 0.8")
-    z_alpha = NormalDist().inv_cdf(1 - (1 - confidence) / 2)
-    z_power = NormalDist().inv_cdf(power)
-
-    def surplus(d: float) -> float:
-        psi = max(discordant, d)
-        return d * math.sqrt(n) - z_alpha * math.sqrt(psi) - z_power * math.sqrt(psi - d * d)
-
-    return 1.0 if surplus(1.0) <= 0 else float(_scipy("optimize").brentq(surplus, 0.0, 1.0))
 
 
 def _scipy(part: str) -> Any:
@@ -183,11 +188,13 @@ def _scipy(part: str) -> Any:
     return import_module(f"scipy.{part}")
 
 
-def _check_trials(n: int) -> None:
+def check_trials(n: int) -> None:
+    """Raises RequestError for fewer than one."""
     if n < 1:
         raise RequestError(f"a rate over {n} replies is undefined; evaluate at least one prompt")
 
 
-def _check_fraction(name: str, value: float) -> None:
+def check_fraction(name: str, value: float) -> None:
+    """Raises RequestError for what is not strictly between 0 and 1."""
     if not 0 < value < 1:
         raise RequestError(f"{name} {value}; give a fraction between 0 and 1, as in 0.95")

@@ -50,6 +50,15 @@ RATES = tuple(
 REPEATED = ("template_attack_success", "test_case_attack_success")
 
 
+def gate_names(metrics: Iterable[str]) -> list[str]:
+    """Every rate that is reported where `metrics` are measured."""
+    return [
+        name
+        for metric in metrics
+        for name in ((metric, f"{metric}.{ANY}") if metric in REPEATED else (metric,))
+    ]
+
+
 @dataclass(frozen=True)
 class Asked:
     """One prompt as the model gets it.

@@ -12,11 +12,8 @@ from typing import Any, Final
 
 from snt.errors import RequestError
 from snt.evaluation.paired_means import Mean, Rank, difference_of_means, mean_of, rank_among
-from snt.evaluation.statistics import (
-    PairedDifference,
-    minimum_detectable_difference,
-    paired_difference,
-)
+from snt.evaluation.power import paired_detectable
+from snt.evaluation.statistics import PairedDifference, paired_difference
 
 # Beyond this relative rise of perplexity a mask is said to carry language.
 LANGUAGE_LIMIT: Final = 0.20
@@ -202,7 +199,7 @@ def _detectable(refused_before: Sequence[bool]) -> tuple[float, bool]:
     n, before = len(refused_before), sum(map(bool, refused_before))
     # Only a refused prompt can cease to be, so no more than their share changes.
     share = min(max(before, 0.5), n - 0.5) / n
-    detectable = minimum_detectable_difference(n, discordant=share)
+    detectable = paired_detectable(n, share)
     return detectable, before / n >= detectable
 
 

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from snt.evaluation.evaluate import Evaluation
 from snt.evaluation.measurement import Measurement, compare, perplexity_change
+from snt.evaluation.power import detectable_beside
 from snt.evaluation.statistics import Rate
 from snt.evaluation.suites import family, variant
+from snt.report.evaluation_models import models_tables
 from snt.report.figures import interval, metric_label, p_value, percent, signed_percent
 
 _GROUPS = 12  # templates or behaviours that a table still lists; a report has them all
@@ -51,7 +53,8 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
     """Every metric of two models on the same prompts, the paired difference and its p-value."""
     table = _table(title, after, (*names, "95%", "change", "p"))
     first, second = before.rates, after.rates
-    for metric, difference in compare(before, after).items():
+    differences = compare(before, after)
+    for metric, difference in differences.items():
         rate = second[metric]
         table.add_row(
             _label(metric, rate.n),
@@ -65,6 +68,12 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
         if task.rate is None and before.tasks is not None and metric in before.tasks.metrics:
             was = before.tasks.metrics[metric].value
             table.add_row(_label(metric, task.n), f"{was:.4f}", f"{task.value:.4f}", "", "", "")
+    if differences:
+        least = ", ".join(
+            f"{metric_label(metric)} {percent(detectable_beside(d.n, d.gained, d.lost))}"
+            for metric, d in differences.items()
+        )
+        table.caption = f"{table.caption or ''}\nsmallest change that would show (80%): {least}"
     change = perplexity_change(before, after)
     if change is not None and before.perplexity is not None and after.perplexity is not None:
         relative, low, high = change
@@ -86,11 +95,7 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
 def evaluation_table(found: Evaluation) -> list[RenderableType]:
     """What `snt eval` prints."""
     where = f"replies and report: {found.directory}"
-    if found.baseline is None:
-        return [measurement_table(found.measured, found.model), where]
-    title = f"{found.model} beside {found.baseline_model}"
-    names = ("baseline", "model")
-    return [comparison_table(found.baseline, found.measured, title, names), where]
+    return [*models_tables(found.as_json()), where, f"page: {found.page}"]
 
 
 def labels_table(report: Mapping[str, Any]) -> Table:

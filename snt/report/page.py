@@ -63,13 +63,13 @@ td.l6 { background: var(--b6); color: var(--i6); }
 """
 
 
-def page(title: str, lead: str, sections: Iterable[str]) -> str:
-    """A whole HTML document; `title` and `lead` are text, `sections` HTML."""
+def page(title: str, lead: str, sections: Iterable[str], style: str = "") -> str:
+    """A whole HTML document; `title` and `lead` are text, `sections` HTML, `style` more CSS."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
         f'<h1>{text(title)}</h1>\n<p class="soft">{text(lead)}</p>\n'
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
