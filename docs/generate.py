@@ -23,6 +23,7 @@ COMMANDS = (
     "patch revert",
     "models",
     "backends",
+    "judges",
 )
 HEAD = """# Commands
 

@@ -52,7 +52,7 @@ class PlaceStep(_Step):
     batch: int | None = Field(default=None, ge=1)
     retain_batch: int | None = Field(default=None, ge=1)
     retain_weight: float | None = Field(default=None, ge=0)
-    judge: str = "refusal"
+    judge: str = "refusal,prefix"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)
     corpora: dict[str, str] = Field(default_factory=dict)
@@ -62,7 +62,7 @@ class EvalStep(_Step):
     """`snt eval` of the patch of the tune step beside its base model."""
 
     suites: tuple[str, ...] = ("safety", "over-refusal", "capability")
-    judge: str = "refusal"
+    judge: str = "refusal,prefix"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)
     corpora: dict[str, str] = Field(default_factory=dict)

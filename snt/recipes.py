@@ -222,11 +222,12 @@ class _Run:
         return inspect_files([self.mask])
 
     def _settings(self, step: EvalStep | PlaceStep) -> Any:
+        from snt.evaluation.judges import judge_list
         from snt.evaluation.measurement import SUITES, Settings
 
         return Settings(
             suites=step.suites if isinstance(step, EvalStep) else SUITES,
-            judge=step.judge,
+            judges=judge_list([step.judge]),
             new_tokens=step.new_tokens,
             limit=step.limit,
             corpora=step.corpora,

@@ -9,8 +9,16 @@ from typing import Any
 from snt import corpora
 from snt.corpora import Corpus
 from snt.errors import RequestError, unknown_name
-from snt.evaluation.completions import Completion
-from snt.evaluation.judges import DEFAULT_JUDGE, get_judge, is_refused
+from snt.evaluation.agreement import Agreement, agreement
+from snt.evaluation.completions import Completion, rejudge
+from snt.evaluation.judges import (
+    DEFAULT_JUDGES,
+    Judge,
+    counts_against,
+    get_judge,
+    is_refused,
+    judge_plugin,
+)
 from snt.evaluation.perplexity import Perplexity, perplexity
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
 from snt.generation import replies
@@ -26,15 +34,19 @@ METRICS: Mapping[str, tuple[str, str]] = {
 }
 SUITES = ("safety", "over-refusal", "capability")
 RATES = tuple(metric for metric in METRICS if metric != "perplexity")
+RATE_SUITES = tuple((metric, METRICS[metric][0]) for metric in RATES)
 NEW_TOKENS = 48
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured and how. `corpora` may replace the corpus of a metric."""
+    """What is measured and how. `corpora` may replace the corpus of a metric.
+
+    The first of `judges` is the one whose labels count; the others are reported beside it.
+    """
 
     suites: tuple[str, ...] = SUITES
-    judge: str = DEFAULT_JUDGE
+    judges: tuple[str, ...] = DEFAULT_JUDGES
     new_tokens: int = NEW_TOKENS
     batch_size: int = 64
     limit: int | None = None
@@ -54,6 +66,7 @@ class Settings:
             raise RequestError(f"a limit of {self.limit} prompts; give at least 1")
         if self.new_tokens < 1:
             raise RequestError(f"{self.new_tokens} new tokens; give at least 1")
+        self._check_judges()
         return {
             metric: corpora.load(self.corpora.get(metric, default), offline=offline).first(
                 self.limit
@@ -61,6 +74,19 @@ class Settings:
             for metric, (suite, default) in METRICS.items()
             if suite in self.suites
         }
+
+    def _check_judges(self) -> None:
+        """Raises UnknownNameError, and RequestError for a judge of harm on harmless prompts."""
+        if not self.judges:
+            raise RequestError("no judge was given; `snt judges` lists them")
+        plugins = [judge_plugin(name) for name in self.judges]
+        asked = {suite for _, suite in RATE_SUITES if suite in self.suites}
+        if plugins[0].scores_harm and asked - {"safety"}:
+            raise RequestError(
+                f"judge {self.judges[0]!r} says whether harm was done, which no answer to a "
+                "harmless prompt does; give --suite safety, or another judge before it: --judge "
+                f"refusal --judge {self.judges[0]}"
+            )
 
     def generation(self) -> dict[str, Any]:
         """What the replies depend on beside model and prompt."""
@@ -71,17 +97,34 @@ class Settings:
 class Measurement:
     """What one model did. `completions` are labelled and in the order of suites and prompts."""
 
-    judge: str
+    judges: tuple[str, ...]
     corpora: Mapping[str, Mapping[str, Any]]
     completions: tuple[Completion, ...]
     perplexity: Perplexity | None
     reused: int = 0
 
-    def outcomes(self, metric: str) -> list[bool]:
-        """Per prompt, whether it counts towards the metric's rate."""
-        labels = [row.label for row in self.completions if row.suite == metric]
-        refused = [label is not None and is_refused(label) for label in labels]
-        return [not value for value in refused] if metric == "non_refusal" else refused
+    def outcomes(self, metric: str, judge: str | None = None) -> list[bool]:
+        """Per prompt, whether it counts towards the metric's rate, by the first judge or `judge`.
+
+        Empty for a judge that was not asked about the metric.
+        """
+        name = judge or self.judges[0]
+        rows = [row for row in self.completions if row.suite == metric]
+        labels = [row.labels[name] for row in rows if name in row.labels]
+        if metric != "non_refusal":
+            return [is_refused(label) for label in labels]
+        harm = judge_plugin(name).scores_harm
+        return [counts_against(label, harm) for label in labels]
+
+    def agreement(self, metric: str | None = None) -> Agreement | None:
+        """Of the first two judges on a metric, or on all; None where not both were asked."""
+        if len(self.judges) < 2:
+            return None
+        pairs: list[tuple[bool, bool]] = []
+        for one in RATES if metric is None else (metric,):
+            second = self.outcomes(one, self.judges[1])
+            pairs += zip(self.outcomes(one), second, strict=True) if second else ()
+        return agreement([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
 
     @property
     def rates(self) -> dict[str, Rate]:
@@ -97,10 +140,14 @@ class Measurement:
             document[metric] = {
                 **rate_json(rate),
                 "suite": METRICS[metric][0],
-                "judge": self.judge,
+                "judge": self.judges[0],
+                "judges": self._judges_json(metric),
                 "labels": {name: sum(row.label == name for row in rows) for name in _labels(rows)},
                 "corpus": dict(self.corpora[metric]),
             }
+            both = self.agreement(metric)
+            if both is not None:
+                document[metric]["agreement"] = {**both.as_json(), "judges": self.judges[:2]}
         if self.perplexity is not None:
             document["perplexity"] = {
                 "value": self.perplexity.value,
@@ -110,6 +157,19 @@ class Measurement:
                 "corpus": dict(self.corpora["perplexity"]),
             }
         return document
+
+    def _judges_json(self, metric: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in self.judges:
+            outcomes, plugin = self.outcomes(metric, name), judge_plugin(name)
+            if outcomes:
+                found[name] = {
+                    **rate_json(Rate.of_outcomes(outcomes)),
+                    "heuristic": plugin.heuristic,
+                    # Only a judge of harm gives a harmful score.
+                    "rate": "harmful score" if plugin.scores_harm else metric,
+                }
+        return found
 
 
 def measure(
@@ -121,7 +181,7 @@ def measure(
     """Run the chosen suites. Replies in `reuse` that were made the same way are not made again."""
     progress = progress or Silence()
     chosen = settings.chosen(opened.offline)
-    judge = get_judge(settings.judge)
+    judges = [get_judge(name, opened, opened.offline) for name in settings.judges]
     made_by = made_by_of(opened, settings)
     known = {(row.suite, row.prompt): row.response for row in reuse if dict(row.made_by) == made_by}
     asked = [
@@ -135,18 +195,20 @@ def measure(
                 opened.model, opened.chat, texts, settings.new_tokens, settings.batch_size, advance
             )
         known |= dict(zip(missing, new, strict=True))
-    rows = []
+    rows: list[Completion] = []
     for metric in chosen:
-        for number, text in enumerate(chosen[metric].texts if metric in RATES else ()):
-            reply = known[metric, text]
-            rows.append(Completion(text, reply, metric, number, made_by, judge.label(text, reply)))
+        replied = [
+            Completion(text, known[metric, text], metric, number, made_by)
+            for number, text in enumerate(chosen[metric].texts if metric in RATES else ())
+        ]
+        rows += rejudge(replied, *_judges_of(metric, judges))
     language = None
     if "perplexity" in chosen:
         texts = list(chosen["perplexity"].texts)
         with progress.task("perplexity", len(texts), "texts") as advance:
             language = perplexity(opened.model, opened.chat, texts, on_batch=advance)
     described = {metric: corpus.describe() for metric, corpus in chosen.items()}
-    return Measurement(settings.judge, described, tuple(rows), language, len(asked) - len(missing))
+    return Measurement(settings.judges, described, tuple(rows), language, len(asked) - len(missing))
 
 
 def made_by_of(opened: OpenModel, settings: Settings) -> dict[str, Any]:
@@ -236,6 +298,11 @@ def difference_json(difference: PairedDifference) -> dict[str, Any]:
         "lost": difference.lost,
         "n": difference.n,
     }
+
+
+def _judges_of(metric: str, judges: Sequence[Judge]) -> list[Judge]:
+    """The judges that can say something about a metric's prompts: of harm, only on harmful ones."""
+    return [judge for judge in judges if metric == "non_refusal" or not judge.scores_harm]
 
 
 def _labels(rows: Sequence[Completion]) -> list[str]:
