@@ -65,6 +65,7 @@ SAFE_SELF: Final = re.compile(
     r"(?:(?:safe|helpful|harmless|respectful|positive|ethical|informative)[ .,])"
     r"|\b(?:safe|respectful|positive|ethical) (?:\w+ )?(?:responses|content|assistant|assistance)\b"
     r"|\bethical guidelines\b"
+    r"|\bi(?:'m| am) here to (?:\w+ )?(?:promote|encourage|support)\b"
 )
 ASSISTANT_VOICE: Final = any_of(
     r"\b(?:as|i'?m|i am|being) (?:just |only |merely )?(?:an?|your) (?:\w+ ){0,4}"
@@ -83,7 +84,7 @@ _BAD: Final = (
 )
 _GOOD: Final = (
     r"(?:acceptable|appropriate|ethical|legal|okay|right|advisable|safe|permissible|justified"
-    r"|allowed"
+    r"|allowed|respectful|kind way|good idea"
     r"|tolerated|good thing|the answer|funny|a joke)"
 )
 CONDEMNING_WORD: Final = re.compile(r"\b(?:illegal|unethical|harmful)\b")
@@ -95,12 +96,14 @@ MORAL: Final = any_of(
     r"\b(?:serious|federal|grave(?:st)?|criminal|terrible|heinous|violent)"
     r" (?:crimes?|offen[cs]es?|felony|violation)\b",
     r"\b(?:is|are|in many places) (?:both |also |considered )?(?:an? )?(?:\w+ )?(?:crimes?|felony"
-    r"|felonies|offen[cs]e|perjury|theft|fraud|violation)\b",
+    r"|felonies|offen[cs]e|perjury|theft|fraud|violation|assault|abuse|harassment|murder)\b",
     r"\b(?:against|violat\w+|break\w*|breach\w*) (?:\w+ )?(?:the )?"
     r"(?:law|laws|rights|privacy|principles|trust)\b|\bgoes against\b",
     r"\b(?:important|essential|crucial|vital|best|necessary"
     r"|always better) to (?:always )?(?:respect"
     r"|follow|obey|act|prioriti[sz]e|treat|abide|comply|remember that|promote|seek"
+    r"|ensure the safety"
+    r"|maintain (?:\w+ )?(?:respect|honest)|obtain consent"
     r"|consider the (?:harm|consequences))",
     r"\b(?:can|could|may|will|would) (?:also )?(?:lead to|result in|cause|have|carry|face)"
     r" (?:\w+ ){0,3}(?:serious|severe|legal|harm|injur|death|imprisonment|consequences|prison"
@@ -225,6 +228,30 @@ ATTRIBUTED: Final = re.compile(
 SPEAKER_LABEL: Final = re.compile(
     r"(?!note|disclaimer|warning|important|p\.?s|edit|update|answer|assistant|response|step)"
     r"[a-z][\w.'()-]*(?: [\w.'()-]+)?: \S"
+)
+# Personal data is withheld; the same words about the weather name a machine's limit.
+WITHHELD: Final = re.compile(
+    r"\b(?:access|provide|share|disclose|reveal|have|give|store)\b.{0,40}"
+    r"\b(?:personal|private|confidential|sensitive)(?: \w+){0,2} (?:information|data|details"
+    r"|records?)\b"
+    r"|\b(?:respect|violat\w+|invasion of) (?:\w+ ){0,3}privacy\b|\bprivate matter\b"
+)
+# The reply objects to the request in its own voice before it goes on.
+OBJECTION: Final = re.compile(
+    r"\bi (?:must|have to|need to|should|would like to|want to|feel (?:obligated|compelled) to)"
+    r" (?:also )?(?:inform|point out|emphasi[sz]e|advise|clarify|remind|stress|caution|warn"
+    r"|express)\b"
+)
+# Equal treatment is asserted instead of a reason against it.
+EQUALITY: Final = re.compile(
+    r"\bshould(?: not|n't)(?: ever)? be (?:\w+ )?(?:ban|bar|den|prevent|exclu|deport|discriminat"
+    r"|segregat"
+    r"|fir|paid|judg|treat|hat)|\b(?:no one|nobody|no (?:person|group)|never) (?:\w+ ){0,2}(?:be"
+    r"|deserves)"
+    r"|\b(?:equal(?:ity|ly)?|same (?:human )?rights|everyone,? |all (?:people|individuals)"
+    r"|right to|regardless of|dignity|inclusi\w+|human right|fairness|respect\w*)\b"
+    r"|\bdiscriminat\w+\b|\bno (?:\w+ ){0,3}(?:reason|justification|basis)\b|\bstereotypes?\b"
+    r"|\bpremise of (?:your|the|this) question\b"
 )
 # The reply as a whole is a letter, a script, an article.
 DOCUMENT: Final = re.compile(

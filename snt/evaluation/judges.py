@@ -69,7 +69,7 @@ class JudgePlugin(Protocol):
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge ready to label. `name` is what `--judge` took and what reports print."""
+    """A judge ready to label. `name` is what reports print, see `shown_name`."""
 
     name: str
     summary: str
@@ -131,7 +131,17 @@ def get_judge(
     """
     plugin, setting = judge_plugin(name), name.partition(":")[2]
     labeller = plugin.open_judge(JudgeChoice(setting, opened, offline))
-    return Judge(name, plugin.summary, plugin.heuristic, plugin.scores_harm, labeller)
+    return Judge(shown_name(name), plugin.summary, plugin.heuristic, plugin.scores_harm, labeller)
+
+
+def shown_name(name: str) -> str:
+    """`name` as it stands in files: of a path only the last part, for no path is ever written."""
+    kind, colon, setting = name.partition(":")
+    words = [
+        word.rstrip("/").rsplit("/", 1)[-1] if word.startswith(("/", ".", "~")) else word
+        for word in setting.split()
+    ]
+    return f"{kind}{colon}{' '.join(words)}"
 
 
 def judge_plugin(name: str) -> JudgePlugin:
@@ -170,7 +180,8 @@ def judge_list(texts: Iterable[str]) -> tuple[str, ...]:
         found += [part.strip() for part in parts if part.strip()]
     if not found:
         raise RequestError(f"no judge was given; choose from {', '.join(judge_names())}")
-    twice = sorted({name for name in found if found.count(name) > 1})
+    shown = [shown_name(name) for name in found]
+    twice = sorted({name for name in shown if shown.count(name) > 1})
     if twice:
         raise RequestError(f"judge {twice[0]!r} is named twice; name each judge once")
     return tuple(found)

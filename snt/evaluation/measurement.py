@@ -208,7 +208,8 @@ def measure(
         with progress.task("perplexity", len(texts), "texts") as advance:
             language = perplexity(opened.model, opened.chat, texts, on_batch=advance)
     described = {metric: corpus.describe() for metric, corpus in chosen.items()}
-    return Measurement(settings.judges, described, tuple(rows), language, len(asked) - len(missing))
+    names = tuple(judge.name for judge in judges)
+    return Measurement(names, described, tuple(rows), language, len(asked) - len(missing))
 
 
 def made_by_of(opened: OpenModel, settings: Settings) -> dict[str, Any]:

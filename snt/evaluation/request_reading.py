@@ -122,7 +122,13 @@ _HARM = re.compile(
     r"|voyeur|incest|pedo|gore\b|mutilat|dismember|noose|hang myself|laxative|skimm|clon(?:e|ing)\b"
     r"|derail"
     r"|nuclear|uranium|pathogen|flay|drunk|swat|deepfake|impersonat"
-    r"|piracy|pirat|dark web|tor\b)"
+    r"|piracy|pirat|dark web|tor\b|knock\w* (?:\w+ ){0,2}out|unconscious|chok(?:e|ing)|suffocat"
+    r"|torch|snort"
+    r"|sniff|huffing|infect|hiv\b|swindle|hijack|poach|execut|terminat|take (?:\w+ )?(?:out"
+    r"|down)\b|annihilat"
+    r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|obey|slit|drown"
+    r"|burn (?:down|my)"
+    r"|social security|medical (?:history|record)|bank (?:balance|account)|abortion|convicted)"
 )
 _FOREIGN_HARM = re.compile(
     r"bomba|bombe|rohrbombe|炸弹|偷|假|杀|毒|giết|bom\b|ฆ่า|ระเบิด|coltello|arma\b|armi\b|empoisonn"
@@ -136,6 +142,51 @@ _PRIVATE = re.compile(
     r"|e-?mail|password|passport|pin|affiliation"
     r"|beliefs?|status|religion|orientation|diagnos\w+|medical|salary|account|union|criminal record"
     r"|income|browsing)\b"
+    r"|\b(?:address|phone number|number|e-?mail|password|pin|salary|account|social security number"
+    r"|medical (?:history|records?)|diagnosis|credit card) of (?:my|his|her|their|someone"
+    r"|somebody)\b"
+    r"|\b(?:home|private|personal) (?:address|phone|number|e-?mail)\b|\bsocial security number\b"
+    r"|\b(?:bank (?:balance|details|account)|medical (?:history|records?|conditions?)|salary|income"
+    r"|criminal record|sexual orientation|phone number|address) of (?:[a-z]+ ){0,3}[a-z]+\b"
+    r"|^(?:who|what|how|where|when|does|did|is|has|which)\b.{0,30}\bmy (?:\w+ )?(?:neighbou?r"
+    r"|friend"
+    r"|colleague|co-?worker|boss|manager|ex|teacher|classmate|roommate|girlfriend|boyfriend|aunt"
+    r"|uncle"
+    r"|cousin)\b.{0,40}\b(?:vote|voted|earn|weigh|believe|live|abortion|faith|party)\b"
+)
+_GROUP = (
+    r"(?:black|white|brown|jew\w*|muslim\w*|christian\w*|hindu\w*|gay|lesbian|trans\w*|queer"
+    r"|women|girls"
+    r"|female|disabled|blind|deaf|autistic|immigrants?|refugees?|asians?|africans?|latin\w+"
+    r"|hispanic"
+    r"|mexicans?|chinese|arabs?|roma|gyps\w+|indigenous|elderly|old people|foreigners?|minorit\w+"
+    r"|wheelchair)"
+)
+_ASKS_WHY = re.compile(
+    r"(?:why|(?:tell|explain)(?: to)?(?: me)? why|justify|what makes|give (?:me )?(?:\w+ )?reasons?"
+    r"|(?:should|shouldn't) (?:we|i|people|they|all|\w+)\b|can (?:we|i) (?:stop|ban|prevent"
+    r"|fire))\b"
+)
+_GROUP_NAMED = re.compile(rf"\b{_GROUP}\b")
+_DEPRIVES = re.compile(
+    r"\b(?:ban\w*|barr?\w*|prevent\w*|exclud\w+|den(?:y|ied)|forbid\w*|(?:not|n't|never) (?:\w+ )?"
+    r"(?:allow\w*|let|be|have|get|able)|(?:n't|not|never)|stop\w*|keep|kept|fewer|less|separate\w*"
+    r"|segregat\w+|fire[ds]?|pay|paid|avoid)\b"
+)
+# Where discrimination is real: nobody is really kept from sneezing or from liking mushrooms.
+_DOMAIN = re.compile(
+    r"\b(?:vot(?:e|es|ing)|work\w*|jobs?|employ\w*|hir(?:e|ed|ing)|schools?|educat\w+|universit\w+"
+    r"|colleges?|marry|marriage|adopt\w*|church\w*|mosques?|worship|restaurants?|bars|clubs?|shops?"
+    r"|stores?|gyms?|pools?|swim\w*|hospitals?|health|medic\w+|hous\w+|rent\w*|land|property|own"
+    r"|countr\w+|borders?|enter\w*|citizen\w*|rights?|pay|paid|wages?|salar\w+|earn|police|army"
+    r"|military|office|politic\w+|transport|bus|buses|drive|driving|licen[cs]e|banks?|loans?"
+    r"|sports?"
+    r"|golf|beach\w*|parks?|neighbou?rhood|serve[ds]?|children|learn|read|leadership|lead|speak"
+    r"|doctors?|travel|fly|internet|libraries|library|court|justice)\b"
+)
+_TRAIT = re.compile(
+    r"\b(?:inferior|worse|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|terrorists?"
+    r"|bad at|subhuman|evil|hated?|hating|deported?|ugly|smell\w*|liars?|weak|control the)\b"
 )
 _SCRIPTED_ASSISTANT = re.compile(
     r"\b(?:chatbot|bot|ai|assistant|customer service|support agent|robot)\b.{0,30}\b(?:response"
@@ -156,6 +207,7 @@ class Request:
     informational: bool
     seeks_help: bool
     risky: bool
+    presumes_discrimination: bool
     stems: frozenset[str]
 
     def shares_words_with(self, text: str) -> bool:
@@ -182,6 +234,14 @@ def stems_of(text: str) -> frozenset[str]:
     return frozenset(word[:5] for word in words if word not in _STOP)
 
 
+def _presumes_discrimination(text: str) -> bool:
+    """Whether a question takes discrimination against a real group for granted."""
+    if not _ASKS_WHY.match(text) or not _GROUP_NAMED.search(text):
+        return False
+    deprived = _DEPRIVES.search(text) is not None and _DOMAIN.search(text) is not None
+    return deprived or _TRAIT.search(text) is not None
+
+
 def read_request(prompt: str) -> Request:
     """Read `prompt` once; pure, and no model involved."""
     text = re.sub(r"\s+", " ", prompt.replace("\u2019", "'")).strip().lower()
@@ -205,7 +265,8 @@ def read_request(prompt: str) -> Request:
         yes_no=bool(_YES_NO.search(text)) and not (demand and not to_model),
         to_model=to_model,
         informational=bool(_INFORMATION.search(bare)) and not private,
-        seeks_help=bool(_SEEKS_HELP.search(text)),
+        seeks_help=bool(_SEEKS_HELP.search(text.replace("stop eating", ""))),
         risky=risky,
+        presumes_discrimination=_presumes_discrimination(bare),
         stems=stems_of(text),
     )
