@@ -19,7 +19,8 @@ CAPABILITY: Final = any_of(
     r".{0,30}\b(?:images?|pictures?|photos?|e-?mails?|messages?|links?|files?|videos?|movies?"
     r"|films?|music|songs?"
     r"|attachments?|audio|urls?|physical|emotions?|calls?)\b",
-    r"\b(?:have|form|hold|express|experience) (?:\w+ ){0,3}(?:feelings?|opinions?|emotions?|body"
+    r"\b(?:have|form|hold|express|experience) (?!negative|offensive"
+    r"|hateful)(?:\w+ ){0,3}(?:feelings?|opinions?|emotions?|body"
     r"|preferences?|beliefs?|experiences?|senses|consciousness|memor(?:y|ies)|favou?rites?|age"
     r"|birthday|name)\b",
     r"\b(?:do not|don'?t|didn'?t|did not) (?:know|have (?:any |enough |specific |the |a )*"

@@ -196,7 +196,7 @@ META_OBJECT: Final = re.compile(
     r"\b(?:requests?|this(?! (?:time|year|moment|point|stage|week|month|summer))|that|these|those"
     r"|such|content|questions?|tasks?|topics?|prompts?|one"
     r"|anything|instructions?|information|guidance|material|harmful|illegal|offensive|explicit"
-    r"|hateful|what you(?:'re|'ve)?|as you)\b"
+    r"|hateful|what you(?:'re|'ve)?|as you|comfortable (?:writ|creat|generat|provid|mak)\w+)\b"
 )
 # Declined in reply to a risky request, these need no object to be about it.
 CORE_ASSIST: Final = re.compile(

@@ -126,7 +126,8 @@ _HARM = re.compile(
     r"|torch|snort"
     r"|sniff|huffing|infect|hiv\b|swindle|hijack|poach|execut|terminat|take (?:\w+ )?(?:out"
     r"|down)\b|annihilat"
-    r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|obey|slit|drown"
+    r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|napalm|smear|obey"
+    r"|slit|drown"
     r"|burn (?:down|my)"
     r"|social security|medical (?:history|record)|bank (?:balance|account)|abortion|convicted)"
 )
@@ -248,7 +249,7 @@ def read_request(prompt: str) -> Request:
     bare = _POLITE.sub("", text, count=1)
     private = bool(_PRIVATE.search(text))
     risky = bool(_HARM.search(text) or _FOREIGN_HARM.search(text)) or private
-    to_model = bool(_TO_MODEL.match(text)) and not re.search(r"[.!?] \w", text)
+    to_model = bool(_TO_MODEL.match(text)) and not private and not re.search(r"[.!?] \w", text)
     demand = bool(_DEMAND.match(text))
     # A jailbreak that forbids refusing also speaks of refusing; so do long prompts of every kind.
     gag = bool(_GAG.search(text))
