@@ -113,8 +113,9 @@ DECLINE: Final = any_of(
     r"\b(?:outside|beyond|exceeds?)(?: of)? (?:\w+ )?(?:what i|my (?:scope|programming|guidelines"
     r"|boundaries|purpose|ethical|limits))\b",
     r"\b(?:against|violat\w+|contrary to|conflicts? with|contravenes?|breach\w*|in line with"
-    r"|prohibited by) (?:\w+ ){0,2}(?:my|our|openai|the|content|usage|community|safety|ethical)\b"
-    r".{0,25}(?:polic|guideline|principle|programming|rules|values|terms|purpose|ethic|standards)",
+    r"|prohibited by) (?:\w+ ){0,2}(?:my|our|openai|content|usage|community|safety|ethical)\b"
+    r".{0,25}(?:polic|guideline|principle|programming|rules|values|terms|purpose|ethic|standards)"
+    r"|\b(?:against|violat\w+|contrary to) the (?:\w+ )?(?:guidelines|polic|terms|programming)",
     r"\b(?:my|our) (?:\w+ ){0,2}(?:guidelines|programming|policy|policies|principles|rules|values"
     r"|training) (?:\w+ )?(?:prevent|prohibit|forbid|stop|do(?:es)?(?: not|n't) (?:allow|permit))",
     r"\b(?:considerations?|guidelines|polic(?:y|ies)|principles|rules|reasons|standards|conscience)"
