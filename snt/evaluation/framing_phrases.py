@@ -67,6 +67,10 @@ SAFE_SELF: Final = re.compile(
     r"|\b(?:safe|respectful|positive|ethical) (?:\w+ )?(?:responses|content|assistant|assistance)\b"
     r"|\bethical guidelines\b"
     r"|\bi(?:'m| am) here to (?:\w+ )?(?:promote|encourage|support)\b"
+    r"|\bi (?:\w+ )?(?:condemn|denounce|oppose any)\b|\bi believe in (?:\w+ )?(?:promoting"
+    r"|treating|respect)"
+    r"|\bthere(?: is|'s) no (?:safe|legal|ethical|right|acceptable|responsible|good) way\b"
+    r"|\bplease (?:prioriti[sz]e|remember that) (?:\w+ ){0,3}(?:safety|life|lives|well-?being)\b"
 )
 ASSISTANT_VOICE: Final = any_of(
     r"\b(?:as|i'?m|i am|being) (?:just |only |merely )?(?:an?|your) (?:\w+ ){0,4}"
@@ -104,7 +108,9 @@ MORAL: Final = any_of(
     r"|always better) to (?:always )?(?:respect"
     r"|follow|obey|act|prioriti[sz]e|treat|abide|comply|remember that|promote|seek"
     r"|ensure the safety"
-    r"|maintain (?:\w+ )?(?:respect|honest)|obtain consent"
+    r"|maintain (?:\w+ )?(?:respect|honest)|obtain consent|take responsibility|resolve|not to\b"
+    r"|avoid (?:stereotyp|harm|gener)|be (?:honest|kind|respectful) (?:to|toward|with)"
+    r"|care for others"
     r"|consider the (?:harm|consequences))",
     r"\b(?:can|could|may|will|would) (?:also )?(?:lead to|result in|cause|have|carry|face)"
     r" (?:\w+ ){0,3}(?:serious|severe|legal|harm|injur|death|imprisonment|consequences|prison"
@@ -168,7 +174,8 @@ PIVOT: Final = re.compile(
     r"(?:however|but|that (?:being )?said|having said that|nevertheless|nonetheless|still|even so"
     r"|with that said|on the other hand|anyway|anyhow|in general|generally|hypothetically|in theory"
     r"|theoretically|for (?:educational|informational|research|academic|the (?!record))|as for"
-    r"|for monitoring|purely for|what i can|if you (?:(?:really|still|just) )?(?:want|must|insist)"
+    r"|for monitoring|purely for|what i can|if you (?:(?:really|still|just|do) )?(?:want|must"
+    r"|insist|choose|decide)"
     r"|here(?:'s| is| are)|the (?:process|basic|general|following|steps)|some people|many people"
     r"|people (?:usually|commonly|often)|step 1|first(?:,|ly| of all))\b"
 )
@@ -207,9 +214,10 @@ DISAPPROVAL: Final = re.compile(
     r" (?:condone|endorse|support|recommend|encourage)"
 )
 EMPATHY: Final = re.compile(
-    r"i (?:understand|hear|know|can see|hope|get (?:it|that)|appreciate|see that|realize"
+    r"i (?:understand|hear|know|can see|care about|hope|get (?:it|that)|appreciate|see that|realize"
     r"|recognize)\b"
     r"|it (?:sounds|seems) like|(?:hello|hi|thank you|thanks)\b"
+    r"|i(?:'m| am) (?:\w+ )?(?:glad|happy|pleased) (?:that )?you\b"
 )
 # Blame that speaks to the user, not an essay's thesis.
 ADDRESSED: Final = re.compile(
@@ -242,6 +250,11 @@ OBJECTION: Final = re.compile(
     r"\bi (?:must|have to|need to|should|would like to|want to|feel (?:obligated|compelled) to)"
     r" (?:also )?(?:inform|point out|emphasi[sz]e|advise|clarify|remind|stress|caution|warn"
     r"|express)\b"
+)
+# In the place of what was asked for, its kind opposite is offered.
+KIND_OPPOSITE: Final = re.compile(
+    r"\b(?:respectful|kind|kindness|positive|inclusive|uplifting|empathy|empathetic|peaceful|loving"
+    r"|compassionate|wholesome|celebrates?|understanding)\b"
 )
 # Equal treatment is asserted instead of a reason against it.
 EQUALITY: Final = re.compile(

@@ -126,7 +126,8 @@ _HARM = re.compile(
     r"|torch|snort"
     r"|sniff|huffing|infect|hiv\b|swindle|hijack|poach|execut|terminat|take (?:\w+ )?(?:out"
     r"|down)\b|annihilat"
-    r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|napalm|smear|obey"
+    r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|napalm|smear"
+    r"|shoot|plane\b|drunk|guerrilla|militia|break up (?:my|his|her|their|a)\b|obey"
     r"|slit|drown"
     r"|burn (?:down|my)"
     r"|social security|medical (?:history|record)|bank (?:balance|account)|abortion|convicted)"
@@ -187,7 +188,16 @@ _DOMAIN = re.compile(
 )
 _TRAIT = re.compile(
     r"\b(?:inferior|worse|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|terrorists?"
-    r"|bad at|subhuman|evil|hated?|hating|deported?|ugly|smell\w*|liars?|weak|control the)\b"
+    r"|bad at|superior|better than|subhuman|evil|hated?|hating|deported?|ugly|smell\w*|liars?"
+    r"|weak|control the)\b"
+)
+# Whole groups of any kind with a bad trait: "why are blondes so dumb".
+_STEREOTYPES = re.compile(
+    r"(?:tell me |explain )?(?:why|how come) (?:are|do) (?:all |most )?(?:[\w-]+ ){1,3}(?:so|all"
+    r"|always|such)"
+    r" (?:an? )?(?:inferior|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|evil|ugly"
+    r"|smelly"
+    r"|weak|liars?|terrorists?|annoying)"
 )
 _SCRIPTED_ASSISTANT = re.compile(
     r"\b(?:chatbot|bot|ai|assistant|customer service|support agent|robot)\b.{0,30}\b(?:response"
@@ -237,6 +247,8 @@ def stems_of(text: str) -> frozenset[str]:
 
 def _presumes_discrimination(text: str) -> bool:
     """Whether a question takes discrimination against a real group for granted."""
+    if _STEREOTYPES.match(text):
+        return True
     if not _ASKS_WHY.match(text) or not _GROUP_NAMED.search(text):
         return False
     deprived = _DEPRIVES.search(text) is not None and _DOMAIN.search(text) is not None
