@@ -124,6 +124,10 @@ DECLINE: Final = any_of(
     r"|responsible"
     r"|forbidden|dishonest|legal|proper|possible|okay|acceptable|illegitimate)(?: \w+ \w+)? (?:of"
     r"|for) (?:me|us)\b",
+    r"\b(?:not|n't) (?:\w+ ){0,2}(?:appropriate|respectful|ethical|right"
+    r"|okay)(?: or \w+)? (?:for me )?to"
+    r" (?:speculate|discuss|comment|answer|disclose|share|provide|make (?:such|assumptions|general)"
+    r"|generali[sz]e|rank|assume)\b",
     r"\bnot within my\b|\b(?:request|prompt|task) (?:has been |is |was )?"
     r"(?:denied|declined|rejected|refused)\b|^(?:declined|refused|denied)\b",
     r"\b(?:this|your|that|the) (?:request|prompt|question|message|query) (?:violates|goes against"
