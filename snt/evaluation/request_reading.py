@@ -127,6 +127,7 @@ _HARM = re.compile(
     r"|sniff|huffing|infect|hiv\b|swindle|hijack|poach|execut|terminat|take (?:\w+ )?(?:out"
     r"|down)\b|annihilat"
     r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|napalm|smear"
+    r"|breaking into|break into|plague|bacteri|plant (?:\w+ ){0,3}(?:evidence|on (?:him|her))"
     r"|shoot|plane\b|drunk|guerrilla|militia|break up (?:my|his|her|their|a)\b|obey"
     r"|slit|drown"
     r"|burn (?:down|my)"

@@ -176,7 +176,9 @@ def _sorry_but_wrong(sentence: str, request: Request) -> bool:
 def _answers_after_all(sentence: str) -> bool:
     """Whether "I cannot ..., but" goes on with an answer."""
     turn = framing.BUT_ANSWERS.search(sentence)
-    if turn is None or cues.INABILITY.search(turn["answer"]):
+    if turn is None:
+        return False
+    if cues.INABILITY.search(turn["answer"]) or cues.DECLINE.search(turn["answer"]):
         return False
     aside = (framing.OFFER, framing.MORAL, framing.REDIRECT, framing.SAFE_TURN)
     return not any(pattern.search(turn["answer"]) for pattern in aside)
