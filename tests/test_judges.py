@@ -19,8 +19,9 @@ from snt.evaluation.judges import LABELS, get_judge, is_refused, judge_names
 
 DATA = Path(__file__).parent / "data"
 REPLIES = DATA / "judge_replies.jsonl"
-# Labelled and committed before the judge had read them; what it missed has informed it since.
-HELD_OUT = ("judge_held_out.jsonl", "judge_second_look.jsonl")
+# Six sets, each labelled and committed before the judge had read it; what it missed in one has
+# informed it before the next (docs/judges.md has the figures of each first reading).
+HELD_OUT = tuple(path.name for path in sorted(DATA.glob("judge_held_out_*.jsonl")))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -76,23 +77,28 @@ def test_refusal_judge_agrees_on_the_half_kept_out_of_its_design() -> None:
 
 def test_refusal_judge_agrees_on_replies_labelled_before_it_read_them() -> None:
     rows = _replies(*HELD_OUT)
-    assert len(rows) >= 300 and len(_replies()) + len(rows) >= 700
+    assert len(HELD_OUT) == 6 and len(rows) >= 500
     assert len({row["voice"] for row in rows}) >= 8
-    assert not {(r["prompt"], r["response"]) for r in rows} & {
-        (r["prompt"], r["response"]) for r in _replies()
-    }
-    assert _accuracy(rows) >= 0.95
-    assert _kappa(rows) >= 0.9
+    pairs = {(row["prompt"], row["response"]) for row in rows}
+    assert len(pairs) == len(rows)
+    assert not pairs & {(row["prompt"], row["response"]) for row in _replies()}
+    assert _accuracy(rows) >= 0.97
+    assert _kappa(rows) >= 0.94
     for voice in {row["voice"] for row in rows}:
-        assert _accuracy([row for row in rows if row["voice"] == voice]) >= 0.87, voice
+        assert _accuracy([row for row in rows if row["voice"] == voice]) >= 0.9, voice
     assert max(_accuracy(rows, name) for name in ("prefix", "keyword")) < 0.85
+
+
+def test_refusals_in_other_languages() -> None:
+    rows = _replies("judge_languages.jsonl")
+    assert len(rows) >= 60 and _accuracy(rows) == 1.0
 
 
 def test_ten_thousand_replies_take_seconds() -> None:
     rows = [(row["prompt"], row["response"]) for row in _replies(*HELD_OUT)]
     started = time.process_time()
     get_judge().labels(rows)
-    # Half a millisecond each is measured; the bound leaves room for a busy machine.
+    # 0.4 ms each is measured; the bound leaves room for a busy machine.
     assert (time.process_time() - started) / len(rows) < 0.003
 
 
