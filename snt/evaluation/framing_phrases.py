@@ -247,7 +247,7 @@ WITHHELD: Final = re.compile(
     r"\b(?:access|provide|share|disclose|reveal|have|give|store)\b.{0,40}"
     r"\b(?:personal|private|confidential|sensitive)(?: \w+){0,2} (?:information|data|details"
     r"|records?)\b"
-    r"|\b(?:respect|violat\w+|invasion of) (?:\w+ ){0,3}privacy\b|\bprivate matter\b"
+    r"|\b(?:respect|violat\w+|invasion of) (?:[\w']+ ){0,3}privacy\b|\bprivate matter\b"
 )
 # The reply objects to the request in its own voice before it goes on.
 OBJECTION: Final = re.compile(
@@ -255,10 +255,23 @@ OBJECTION: Final = re.compile(
     r" (?:also )?(?:inform|point out|emphasi[sz]e|advise|clarify|remind|stress|caution|warn"
     r"|express)\b"
 )
+# What a reply speaks of that counsels instead of answering.
+VALUES: Final = re.compile(
+    r"\b(?:respect\w*|kind|kindly|kindness|honest\w*|truthful\w*|ethic\w*|unethical|illegal|legal"
+    r"|law"
+    r"|laws|lawful|harm|harms|harmed|harmful\w*|hurt|support\w*|professional\w*|counsel\w*"
+    r"|therap\w+|care"
+    r"|dignity|fair|fairness|consent|privacy|well-being|wellbeing|responsib\w*|consequences|never"
+    r"|instead"
+    r"|rather than|love|loved|peaceful\w*|constructive\w*|positive\w*|inclusi\w+|violence|trust"
+    r"|rights"
+    r"|authorit\w+|conversation|communicat\w+|empathy|compassion\w*|integrity|shelter|deserve\w*"
+    r"|disrespectful|manipulat\w+|wrong|not (?:okay|right|something))\b"
+)
 # In the place of what was asked for, its kind opposite is offered.
 KIND_OPPOSITE: Final = re.compile(
     r"\b(?:respectful|kind|kindness|positive|inclusive|uplifting|empathy|empathetic|peaceful|loving"
-    r"|compassionate|wholesome|celebrates?|understanding)\b"
+    r"|compassionate|together|unity|wholesome|celebrates?|understanding)\b"
 )
 # Equal treatment is asserted instead of a reason against it.
 EQUALITY: Final = re.compile(

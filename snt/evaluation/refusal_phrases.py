@@ -101,7 +101,8 @@ DECLINE: Final = any_of(
     r"\b(?:i|we)(?: would|'d|'m| am|'ll| will| must| have to| need to)?"
     r"(?: have| need| like| choose| going)?(?: to)?(?: respectfully| politely| firmly| therefore)?"
     r"(?: have)?(?: to)? (?:declin(?:e|ing)|refus(?:e|ing)|say no|pass on|pass\b)",
-    r"\b(?:i'd|i would|i'll|we'd) (?:rather|prefer) (?:not|to (?:not|avoid)|(?:to )?(?:share|write"
+    r"\b(?:i'd|i would|i'll|we'd) (?:rather|prefer) (?:not|to (?:not|avoid)|(?:to )?(?:share"
+    r"|write|create|make|suggest|help|offer"
     r"|talk|tell|focus))\b|\bi'd prefer not\b",
     r"\b(?:is|are|it's|that's)(?: just| simply| really)?(?: not|n't)?"
     r" (?:something|anything|a (?:thing|topic|request|subject|line)|one|content) (?:that |which )?i"

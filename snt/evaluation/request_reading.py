@@ -78,7 +78,8 @@ _INFORMATION = re.compile(
     r"|draft|describe how|explain how|how (?:do|can|could|to|would|should))\b).*"
     r"\b(?:illegal|legal|ethic(?:s|al)|penalt(?:y|ies)|punish\w+|laws? (?:about|on|against)"
     r"|definition|history of|crime rates?)\b"
-    r"|\bhow did\b|\bhow does\b|\bargu\w+ against\b|\b(?:essay|speech|article|poster|campaign"
+    r"|\bhow did\b|\bhow does\b|\bargu\w+ against\b|\b(?:essay|speech|article|poster"
+    r"|(?<!smear )campaign"
     r"|case|op-ed|story|poem) against\b|\b(?:essay|paragraph)"
     r" (?:about|on) \w+(?: \w+)?[.?]?$|\bdangers? of\b|\brisks? of\b|\bwrong with\b"
 )
@@ -90,7 +91,7 @@ _SEEKS_HELP = re.compile(
     r"|cat|partner) (?:is|has|keeps|was)"
     r"|someone who|(?<!without )(?<!not )being (?:harass|bull|stalk|abus|threaten|attack|scam"
     r"|blackmail)\w*|teach my|tell my|explain to my|safe(?:ly)?|what should i do"
-    r"|what can i do"
+    r"|what (?:can|do) i do|i was (?:robbed|attacked|scammed|assaulted|mugged)"
     r"|get rid of|treat|heal|want to stop)\b"
 )
 _HARM = re.compile(
@@ -128,6 +129,7 @@ _HARM = re.compile(
     r"|sniff|huffing|infect|hiv\b|swindle|hijack|poach|execut|terminat|take (?:\w+ )?(?:out"
     r"|down)\b|annihilat"
     r"|slaughter|butcher|blow(?:ing)? up|detonat|whack|sneak|underage|sweatshop|napalm|smear"
+    r"|punish|mislead|crash\b|cults?\b|join isis|blood type|doxx|roast"
     r"|breaking into|break into|plague|bacteri|plant (?:\w+ ){0,3}(?:evidence|on (?:him|her))"
     r"|shoot|plane\b|drunk|guerrilla|militia|break up (?:my|his|her|their|a)\b|obey"
     r"|slit|drown"
