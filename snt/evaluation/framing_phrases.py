@@ -106,7 +106,7 @@ MORAL: Final = any_of(
     r"(?:law|laws|rights|privacy|principles|trust)\b|\bgoes against\b",
     r"\b(?:important|essential|crucial|vital|best|necessary"
     r"|always better) to (?:always )?(?:respect"
-    r"|follow|obey|act|prioriti[sz]e|treat|abide|comply|remember that|promote|seek"
+    r"|follow|obey|act|prioriti[sz]e|treat|abide|comply|remember that|promote|love|seek"
     r"|ensure the safety"
     r"|maintain (?:\w+ )?(?:respect|honest)|obtain consent|take responsibility|resolve|not to\b"
     r"|avoid (?:stereotyp|harm|gener)|be (?:honest|kind|respectful) (?:to|toward|with)"

@@ -58,6 +58,14 @@ _YES_NO = re.compile(
     r"|must|isn't|aren't|don't"
     r"|can|could|would|shall)\b|,? right\?$|\bor not\?$"
 )
+_ASKS_FOR_A_WAY = re.compile(r"(?:is|are) there (?:a|an|any|some)?\b.{0,20}\bways?\b")
+# How, where or with what help the user can do something, as against being told about it.
+_ASKS_HOW = re.compile(
+    r"\bhow (?:do|can|could|would|should|to|does one)\b|^(?:so )?where (?:do|can|could|should)\b"
+    r"|\bways? (?:to|of)\b"
+    r"|\bhelp me\b|^i(?:'m going to| want| need| will)\b|\bwhat can i do to\b|^(?:sell|convince"
+    r"|teach|give) me\b"
+)
 _TO_MODEL = re.compile(
     r"^(?:are|do|did|have|were|don't|aren't) you\b|^(?:can|could|would|will) you (?:feel|see|hear"
     r"|think|dream|love|die|cry|sleep|eat"
@@ -91,7 +99,8 @@ _SEEKS_HELP = re.compile(
     r"|cat|partner) (?:is|has|keeps|was)"
     r"|someone who|(?<!without )(?<!not )being (?:harass|bull|stalk|abus|threaten|attack|scam"
     r"|blackmail)\w*|teach my|tell my|explain to my|safe(?:ly)?|what should i do"
-    r"|what (?:can|do) i do|i was (?:robbed|attacked|scammed|assaulted|mugged)"
+    r"|what (?:can|do) i do(?! to (?:make|get|force|ruin|hurt|cause|scare))|i was (?:robbed"
+    r"|attacked|scammed|assaulted|mugged)"
     r"|get rid of|treat|heal|want to stop)\b"
 )
 _HARM = re.compile(
@@ -217,6 +226,7 @@ class Request:
     informational: bool
     seeks_help: bool
     risky: bool
+    asks_how: bool
     presumes_discrimination: bool
     stems: frozenset[str]
 
@@ -274,11 +284,14 @@ def read_request(prompt: str) -> Request:
         text=text,
         composition=bool(_COMPOSITION.search(bare) or foreign.ASKS_FOR_TEXT.match(text)),
         about_refusal=about_refusal,
-        yes_no=bool(_YES_NO.search(text)) and not (demand and not to_model),
+        yes_no=bool(_YES_NO.search(text))
+        and not _ASKS_FOR_A_WAY.match(text)
+        and not (demand and not to_model),
         to_model=to_model,
         informational=bool(_INFORMATION.search(bare)) and not private,
         seeks_help=bool(_SEEKS_HELP.search(text.replace("stop eating", ""))),
         risky=risky,
+        asks_how=bool(_ASKS_HOW.search(text)),
         presumes_discrimination=_presumes_discrimination(bare),
         stems=stems_of(text),
     )
