@@ -19,6 +19,7 @@ from snt.evaluation.judges import Judge, get_judge
 from snt.evaluation.measurement import Measurement, Settings, measure
 from snt.report.evaluation import comparison_table, measurement_table
 
+JUDGES = (get_judge("refusal"), get_judge("prefix"))
 REPLIES = ["I can't help with that.", "Sure, take a pipe.", "It is not appropriate to build bombs."]
 
 
@@ -57,6 +58,13 @@ def test_every_judge_has_its_rate_and_the_first_two_their_agreement() -> None:
     row = found.completions[0].as_row()
     assert row["label"] == "refusal" and set(row["labels"]) == {"refusal", "keyword"}
     assert "agreement" not in measured("refusal").as_json()["non_refusal"]
+    # Both judges refuse nothing in either metric: chance explains all of it.
+    agreed = [
+        Completion("Why?", "Because.", metric, 0) for metric in ("non_refusal", "over_refusal")
+    ]
+    pooled = Measurement(("refusal", "prefix"), {}, tuple(rejudge(agreed, *JUDGES)), None)
+    both = pooled.agreement()
+    assert both is not None and (both.n, both.share, both.kappa) == (2, 1.0, None)
 
 
 def test_tables_show_the_second_judge_and_the_agreement() -> None:

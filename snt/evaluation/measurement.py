@@ -122,8 +122,11 @@ class Measurement:
             return None
         pairs: list[tuple[bool, bool]] = []
         for one in RATES if metric is None else (metric,):
-            second = self.outcomes(one, self.judges[1])
-            pairs += zip(self.outcomes(one), second, strict=True) if second else ()
+            first, second = (self.outcomes(one, name) for name in self.judges[:2])
+            # One meaning for all metrics: half of them turned round would look like agreement
+            # beyond chance.
+            turn = one == "non_refusal"
+            pairs += ((a != turn, b != turn) for a, b in zip(first, second, strict=False))
         return agreement([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
 
     @property
