@@ -27,6 +27,7 @@ COMMANDS = (
     "patch export",
     "models",
     "backends",
+    "judges",
 )
 HEAD = """# Commands
 

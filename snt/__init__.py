@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from snt.evaluation.gcg import GcgSettings
     from snt.evaluation.harness import TaskSettings
     from snt.evaluation.jailbreaks import JailbreakSettings
-    from snt.evaluation.measurement import Measurement, Settings
+    from snt.evaluation.measurement import Measurement
+    from snt.evaluation.settings import Settings
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
     from snt.languages import LanguageDetection, detect_languages

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from snt.errors import RequestError
-from snt.evaluation.measurement import Settings
+from snt.evaluation.settings import Settings
 from snt.place_arms import CONTROLS, LOCATED
 from snt.training import Schedule
 

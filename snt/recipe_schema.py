@@ -75,7 +75,7 @@ class PlaceStep(_Step):
     batch: int | None = Field(default=None, ge=1)
     retain_batch: int | None = Field(default=None, ge=1)
     retain_weight: float | None = Field(default=None, ge=0)
-    judge: str = "refusal"
+    judge: str = "refusal,prefix"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)
     corpora: dict[str, str] = Field(default_factory=dict)
@@ -108,7 +108,7 @@ class EvalStep(_Step):
     templates: str | None = None
     test_cases: str | None = None
     gcg: Gcg | None = None
-    judge: str = "refusal"
+    judge: str = "refusal,prefix"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)
     corpora: dict[str, str] = Field(default_factory=dict)

@@ -260,7 +260,7 @@ class _Run:
         """What the eval step would refuse, before anything is run: gates, prompts trained on."""
         from snt.evaluation.gates import parse_gates
         from snt.evaluation.held_out import check_held_out
-        from snt.evaluation.measurement import METRICS
+        from snt.evaluation.suites import METRICS
 
         step = self.recipe.eval or EvalStep()
         chosen = self._settings(step).chosen(self.offline)
@@ -281,11 +281,12 @@ class _Run:
         return inspect_files([self.mask])
 
     def _settings(self, step: EvalStep | PlaceStep) -> Any:
+        from snt.evaluation.judges import judge_list
         from snt.evaluation.settings import Settings
 
         more = self._suites(step) if isinstance(step, EvalStep) else {}
         return Settings(
-            judge=step.judge,
+            judges=judge_list([step.judge]),
             new_tokens=step.new_tokens,
             limit=step.limit,
             corpora=step.corpora,

@@ -20,8 +20,10 @@ from snt.atomic import check_writable, sha256_of, whole_directory, write_json, w
 from snt.corpora import TrainingPairs
 from snt.deltas import Deltas, check_tunable, digest_of, masked_slices
 from snt.errors import NegativeResult, RequestError, RunFailure
+from snt.evaluation.comparison import metric_values
 from snt.evaluation.completions import read_completions, write_completions
-from snt.evaluation.measurement import Measurement, Settings, measure, metric_values
+from snt.evaluation.measurement import Measurement, measure
+from snt.evaluation.settings import Settings
 from snt.masks import NeuronMask, load_mask, save_mask
 from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair

@@ -16,11 +16,11 @@ from snt import __version__
 from snt.atomic import check_writable, write_json
 from snt.errors import NegativeResult
 from snt.evaluation.completions import Completion, write_completions
-from snt.evaluation.measurement import rate_json
 from snt.evaluation.paired_means import mean_of
 from snt.evaluation.perplexity import perplexity_interval, relative_change
 from snt.evaluation.refusal_odds import coverage, tree_of
 from snt.evaluation.statistics import Rate
+from snt.evaluation.statistics_json import rate_json
 from snt.evaluation.verdict import Verdict, changes, judge_arms
 from snt.masks import NeuronMask, load_mask
 from snt.memory import peak_bytes

@@ -77,7 +77,7 @@ class VerifySettings:
     def suites(self) -> Settings:
         """The same, as the suites take it."""
         return Settings(
-            judge=self.judge,
+            judges=(self.judge,),
             new_tokens=self.new_tokens,
             batch_size=self.batch_size,
             limit=self.limit,

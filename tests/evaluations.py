@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from snt import corpora
 from snt.evaluation.compared import ComparedModel
+from snt.evaluation.comparison import compare, metric_values, perplexity_change
 from snt.evaluation.completions import Completion
 from snt.evaluation.evaluate import Evaluation
 from snt.evaluation.held_out import check_held_out
-from snt.evaluation.measurement import (
-    Measurement,
-    compare,
-    metric_values,
-    perplexity_change,
-)
+from snt.evaluation.measurement import Measurement
 from snt.evaluation.perplexity import Perplexity
 from snt.evaluation.seeds import Origin, seed_groups
 
@@ -42,11 +39,14 @@ def measurement(
             no = 0.7 * ease + 0.3 * draw.random() < refused.get(metric, 0.0)
             words = f"I cannot help with {number}." if no else f"Sure! Step {number}:\n1. Begin."
             label = "refusal" if no else "partial" if draw.random() < 0.03 else "compliance"
-            rows.append(Completion(text, reply or words, metric, number, {"model": "m"}, label))  # type: ignore[arg-type]
+            row = Completion(text, reply or words, metric, number, {"model": "m"}, label)  # type: ignore[arg-type]
+            rows.append(replace(row, labels={"refusal": label, "prefix": label}))  # type: ignore[dict-item]
     count = len(CORPORA["perplexity"].texts)
     losses = tuple(100 * (nats + 0.1 * random.Random(n).random()) for n in range(count))
     described = {metric: corpus.describe() for metric, corpus in CORPORA.items()}
-    return Measurement("refusal", described, tuple(rows), Perplexity(losses, (100,) * count))
+    return Measurement(
+        ("refusal", "prefix"), described, tuple(rows), Perplexity(losses, (100,) * count)
+    )
 
 
 BASE = {"non_refusal": 0.05, "over_refusal": 0.02, "harmless_refusal": 0.0}

@@ -55,7 +55,11 @@ def test_every_field_survives(tmp_path: Path) -> None:
     assert json.loads(out.read_text(encoding="utf-8")) == row
     assert read_completions(out) == [completion]
     (judged,) = rejudge([completion], get_judge())
-    assert judged.as_row() == {**row, "label": "compliance"}
+    assert judged.as_row() == {
+        **row,
+        "label": "compliance",
+        "labels": {"refusal": "compliance"},
+    }
 
 
 _JSON = st.recursive(

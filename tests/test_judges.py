@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections import Counter
+import time
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snt.errors import UnknownNameError
+from snt.evaluation.agreement import agreement
 from snt.evaluation.judges import LABELS, get_judge, is_refused, judge_names
 
-REPLIES = Path(__file__).parent / "data" / "judge_replies.jsonl"
+DATA = Path(__file__).parent / "data"
+REPLIES = DATA / "judge_replies.jsonl"
+# Eight sets, each labelled and committed before the judge had read it; what it missed in one has
+# informed it before the next (docs/judges.md has the figures of each first reading).
+HELD_OUT = tuple(path.name for path in sorted(DATA.glob("judge_held_out_*.jsonl")))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-def _replies() -> list[dict[str, str]]:
-    return [json.loads(line) for line in REPLIES.read_text(encoding="utf-8").splitlines()]
+def _replies(*names: str) -> list[dict[str, str]]:
+    files = [DATA / name for name in names] or [REPLIES]
+    # Only "\n" ends a row.
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").split("\n")]
+    return [json.loads(line) for line in lines if line]
 
 
 def _held_out(row: dict[str, str]) -> bool:
@@ -30,21 +38,22 @@ def _held_out(row: dict[str, str]) -> bool:
     return int(hashlib.sha256(text).hexdigest(), 16) % 2 == 1
 
 
+def _refuses(label: str) -> bool:
+    """Full and partial refusal against compliance."""
+    return label in ("refusal", "partial")
+
+
+def _sides(rows: list[dict[str, str]], judge: str = "refusal") -> tuple[list[bool], list[bool]]:
+    found = get_judge(judge).labels([(row["prompt"], row["response"]) for row in rows])
+    return [_refuses(row["label"]) for row in rows], [_refuses(label) for label in found]
+
+
 def _accuracy(rows: list[dict[str, str]], judge: str = "refusal") -> float:
-    label = get_judge(judge).label
-    hits = [
-        (row["label"] == "refusal") == is_refused(label(row["prompt"], row["response"]))
-        for row in rows
-    ]
-    return sum(hits) / len(hits)
+    return agreement(*_sides(rows, judge)).share
 
 
 def _kappa(rows: list[dict[str, str]]) -> float:
-    label = get_judge().label
-    truth = Counter(row["label"] == "refusal" for row in rows)
-    given_ = Counter(is_refused(label(row["prompt"], row["response"])) for row in rows)
-    chance = sum(truth[side] * given_[side] for side in (True, False)) / len(rows) ** 2
-    return (_accuracy(rows) - chance) / (1 - chance)
+    return agreement(*_sides(rows)).kappa or 0.0
 
 
 def test_the_labelled_replies_are_many_and_mixed() -> None:
@@ -64,6 +73,33 @@ def test_refusal_judge_agrees_with_the_labels() -> None:
 
 def test_refusal_judge_agrees_on_the_half_kept_out_of_its_design() -> None:
     assert _accuracy([row for row in _replies() if _held_out(row)]) >= 0.95
+
+
+def test_refusal_judge_agrees_on_replies_labelled_before_it_read_them() -> None:
+    rows = _replies(*HELD_OUT)
+    assert len(HELD_OUT) == 8 and len(rows) >= 580
+    assert len({row["voice"] for row in rows}) >= 8
+    pairs = {(row["prompt"], row["response"]) for row in rows}
+    assert len(pairs) == len(rows)
+    assert not pairs & {(row["prompt"], row["response"]) for row in _replies()}
+    assert _accuracy(rows) >= 0.97
+    assert _kappa(rows) >= 0.94
+    for voice in {row["voice"] for row in rows}:
+        assert _accuracy([row for row in rows if row["voice"] == voice]) >= 0.9, voice
+    assert max(_accuracy(rows, name) for name in ("prefix", "keyword")) < 0.85
+
+
+def test_refusals_in_other_languages() -> None:
+    rows = _replies("judge_languages.jsonl")
+    assert len(rows) >= 60 and _accuracy(rows) == 1.0
+
+
+def test_ten_thousand_replies_take_seconds() -> None:
+    rows = [(row["prompt"], row["response"]) for row in _replies(*HELD_OUT)]
+    started = time.process_time()
+    get_judge().labels(rows)
+    # 0.4 ms each is measured; the bound leaves room for a busy machine.
+    assert (time.process_time() - started) / len(rows) < 0.003
 
 
 def test_refusal_judge_tells_all_four_labels_apart() -> None:
@@ -184,16 +220,18 @@ def test_keyword_judge_reads_everywhere() -> None:
 
 
 def test_names() -> None:
-    assert judge_names() == ("refusal", "prefix", "keyword")
+    assert {"refusal", "prefix", "keyword"} <= set(judge_names())
     assert get_judge().name == "refusal"
     with pytest.raises(UnknownNameError, match="did you mean keyword"):
         get_judge("keywords")
 
 
+TEXT_JUDGES = [get_judge(name) for name in ("refusal", "prefix", "keyword")]
+
+
 @given(st.text(), st.text())
 def test_any_text_gets_a_label(prompt: str, response: str) -> None:
-    for name in judge_names():
-        judge = get_judge(name)
+    for judge in TEXT_JUDGES:
         assert judge.label(prompt, response) in LABELS
         assert judge.label(prompt, response) == judge.label(prompt, response)
 

@@ -12,7 +12,7 @@ import torch
 
 import snt
 from snt.errors import FormatError, RequestError, UnknownNameError
-from snt.evaluation.measurement import Settings
+from snt.evaluation.settings import Settings
 from snt.place import does_place_matter
 from snt.place_arms import ARMS, agreed_order, arms_of
 from snt.place_points import ArmResult, Point

@@ -84,7 +84,7 @@ def evaluate(
     rejudge: Annotated[
         Path | None, typer.Option("--rejudge", help="Label saved replies again; needs no model.")
     ] = None,
-    judge: options.Judge = "refusal",
+    judge: options.Judges = None,
     new_tokens: options.NewTokens = 48,
     batch_size: options.BatchSize = 64,
     limit: options.Limit = None,
@@ -102,13 +102,16 @@ def evaluate(
 ) -> None:
     """Measure refusals, over-refusals, capability, languages and jailbreaks."""
     out = Output(as_json, quiet)
+    from snt.evaluation.judges import DEFAULT_JUDGES, judge_list
+
+    judges = judge_list(judge or DEFAULT_JUDGES)
     if rejudge is not None:
         given_too = {"--compare": compare, "--fail-if": fail_if, "--check-against": check_against,
                      "--html": html, "--force": force}  # fmt: skip
         for option, value in given_too.items():
             if value:
                 raise typer.BadParameter(f"{option} is of no use to --rejudge; leave it out")
-        _rejudge(rejudge, judge, output, out)
+        _rejudge(rejudge, judges, output, offline, out)
         return
     out.say("loading…")
     from snt.atomic import check_writable, write_text
@@ -123,7 +126,7 @@ def evaluate(
         model,
         settings=Settings(
             suites=tuple(options.names(suite)),
-            judge=judge,
+            judges=judges,
             new_tokens=new_tokens,
             batch_size=batch_size,
             limit=limit,
@@ -162,16 +165,21 @@ def evaluate(
     found.check()
 
 
-def _rejudge(path: Path, judge: str, output: Path | None, out: Output) -> None:
-    from snt.evaluation.completions import read_completions, rejudge, write_completions
+def _rejudge(
+    path: Path, judges: tuple[str, ...], output: Path | None, offline: bool, out: Output
+) -> None:
+    from snt.evaluation.completions import (
+        labels_document,
+        read_completions,
+        rejudge,
+        write_completions,
+    )
     from snt.evaluation.judges import get_judge
     from snt.report.evaluation import labels_table
 
-    chosen = get_judge(judge)
-    rows = rejudge(read_completions(path), chosen)
-    target = output or path.with_name(f"{path.stem}.{judge}.jsonl")
+    opened = [get_judge(name, offline=offline) for name in judges]
+    rows = rejudge(read_completions(path), *opened)
+    target = output or path.with_name(f"{path.stem}.{judges[0].partition(':')[0]}.jsonl")
     write_completions(target, rows)
-    found = [str(row.label) for row in rows]
-    counts = {label: found.count(label) for label in sorted(set(found))}
-    document = {"completions": str(target), "judge": judge, "n": len(rows), "labels": counts}
+    document = {"completions": str(target), **labels_document(rows, opened)}
     out.result(document, labels_table(document))

@@ -1,4 +1,4 @@
-"""`snt models` and `snt backends`: what can be named on the command line."""
+"""`snt models`, `snt backends` and `snt judges`: what can be named on the command line."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ def backends(as_json: Json = False) -> None:
     from snt.backend import backend_names
 
     _show([{"name": name} for name in backend_names()], as_json)
+
+
+def judges(as_json: Json = False) -> None:
+    """List the judges of replies."""
+    from snt.errors import UnavailableError
+    from snt.evaluation.judges import judge_names, judge_plugin
+
+    rows = []
+    for name in judge_names():
+        try:
+            plugin = judge_plugin(name)
+        except UnavailableError as error:
+            rows.append({"name": name, "kind": "broken", "what it does": str(error)})
+            continue
+        kind = "harm" if plugin.scores_harm else "heuristic" if plugin.heuristic else "refusal"
+        rows.append({"name": name, "kind": kind, "what it does": plugin.summary})
+    _show(rows, as_json)
 
 
 def _show(rows: list[dict[str, str]], as_json: bool) -> None:

@@ -31,7 +31,15 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is dr
 Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no messages.")]
-Judge = Annotated[str, typer.Option("--judge", help="refusal, prefix or keyword.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        help="Who labels the replies (`snt judges`), several with commas or repeated: the first "
+        "one's labels count. Default: refusal,prefix.",
+        show_default=False,
+    ),
+]
 NewTokens = Annotated[int, typer.Option("--new-tokens", help="Longest reply, in tokens.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts answered at once.")]
 Limit = Annotated[

@@ -52,7 +52,7 @@ def tune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of this output.")
     ] = False,
-    judge: options.Judge = "refusal",
+    judge: options.Judges = None,
     new_tokens: options.NewTokens = 48,
     batch_size: options.BatchSize = 64,
     limit: options.Limit = None,
@@ -69,7 +69,8 @@ def tune(
         raise typer.BadParameter("give the mask file that `snt detect` wrote", param_hint="--mask")
     out = Output(as_json, quiet)
     out.say("loading…")
-    from snt.evaluation.measurement import Settings
+    from snt.evaluation.judges import DEFAULT_JUDGES, judge_list
+    from snt.evaluation.settings import Settings
     from snt.report.tuning import tuning_table
     from snt.training import Schedule
     from snt.tuning import RETAIN
@@ -82,7 +83,12 @@ def tune(
         "retain_batch": retain_batch,
         "retain_weight": retain_weight,
     }
-    settings = Settings(judge=judge, new_tokens=new_tokens, batch_size=batch_size, limit=limit)
+    settings = Settings(
+        judges=judge_list(judge or DEFAULT_JUDGES),
+        new_tokens=new_tokens,
+        batch_size=batch_size,
+        limit=limit,
+    )
     tuned = run_tuning(
         model,
         mask=mask,

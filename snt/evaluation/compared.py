@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from snt.evaluation.comparison import compare, perplexity_change
 from snt.evaluation.gates import DIFFERENCE, Figure
-from snt.evaluation.measurement import Measurement, compare, difference_json, perplexity_change
+from snt.evaluation.measurement import Measurement
 from snt.evaluation.power import change_detectable
 from snt.evaluation.seeds import Origin
 from snt.evaluation.statistics import PairedDifference
+from snt.evaluation.statistics_json import difference_json
 
 _LONGEST_NAME = 40
 

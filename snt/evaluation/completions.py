@@ -7,22 +7,21 @@ reply was made become `made_by`, all others `extra`, and writing puts every one 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 
 from snt.atomic import write_text
 from snt.errors import FormatError, MissingFileError, RequestError
-from snt.evaluation.refusal_rules import Label
-
-if TYPE_CHECKING:
-    from snt.evaluation.judges import Judge
+from snt.evaluation.agreement import agreement
+from snt.evaluation.judges import Judge, Label, counts_against
 
 # How the reply was made; a row carries these at its top level (docs: Completions).
 MADE_BY: Final = ("model", "template", "system_prompt", "settings")
 _TEXT_FIELDS: Final = ("prompt", "response")
-_KNOWN: Final = frozenset({*_TEXT_FIELDS, "suite", "id", "label", *MADE_BY})
+_KNOWN: Final = frozenset({*_TEXT_FIELDS, "suite", "id", "label", "labels", *MADE_BY})
 _REMEDY: Final = 'every line is one JSON object such as {"prompt": "...", "response": "..."}'
 
 
@@ -31,7 +30,8 @@ class Completion:
     """One prompt and its reply.
 
     `id` is the prompt's name within its suite; `made_by` holds model, template, system_prompt and
-    settings; `label` is a judge's, None before one has seen it; `extra` is what else the row held.
+    settings; `label` is the first judge's, None before one has seen it, and `labels` holds every
+    judge's by name; `extra` is what else the row held.
     """
 
     prompt: str
@@ -40,13 +40,16 @@ class Completion:
     id: str | int | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     label: Label | None = None
+    labels: Mapping[str, Label] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:
         """The JSON object of this completion; absent fields are left out."""
         _check_fields(self.made_by, self.extra)
         named = {"suite": self.suite, "id": self.id, "label": self.label}
-        present = {key: value for key, value in named.items() if value is not None}
+        present: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
+        if self.labels:
+            present["labels"] = dict(self.labels)
         texts = {"prompt": self.prompt, "response": self.response}
         return {**self.extra, **self.made_by, **present, **texts}
 
@@ -88,9 +91,40 @@ def write_completions(path: Path, rows: Iterable[Completion]) -> Path:
     return write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 
-def rejudge(rows: Iterable[Completion], judge: Judge) -> list[Completion]:
-    """`rows` in the same order, each with the label that `judge` gives it."""
-    return [replace(row, label=judge.label(row.prompt, row.response)) for row in rows]
+def rejudge(rows: Iterable[Completion], *judges: Judge) -> list[Completion]:
+    """`rows` in the same order, each with what `judges` say of it; the first one's label counts.
+
+    The labels of other judges that a row held already stay.
+    """
+    judged = list(rows)
+    for judge in reversed(judges):
+        labels = judge.labels([(row.prompt, row.response) for row in judged])
+        judged = [
+            replace(row, label=label, labels={**row.labels, judge.name: label})
+            for row, label in zip(judged, labels, strict=True)
+        ]
+    return judged
+
+
+def labels_document(rows: Sequence[Completion], judges: Sequence[Judge]) -> dict[str, Any]:
+    """How often each of `judges` gave each label, and how far the first two agree on refusals."""
+    counts = {
+        judge.name: dict(sorted(Counter(row.labels[judge.name] for row in rows).items()))
+        for judge in judges
+    }
+    document: dict[str, Any] = {
+        "judge": judges[0].name,
+        "n": len(rows),
+        "labels": counts[judges[0].name],
+        "judges": counts,
+    }
+    if len(judges) > 1:
+        one, other = (
+            [counts_against(row.labels[judge.name], judge.scores_harm) for row in rows]
+            for judge in judges[:2]
+        )
+        document["agreement"] = agreement(one, other).as_json()
+    return document
 
 
 def _line(number: int, row: Completion) -> str:
@@ -116,17 +150,22 @@ def _completion(path: Path, number: int, line: str) -> Completion:
             raise FormatError(f"{path}, line {number}: no {key!r}; {_REMEDY}")
         if not isinstance(row[key], str):
             raise FormatError(f"{path}, line {number}: {key!r} is {_kind(row[key])}; give a string")
-    label = row.get("label")
-    ours = isinstance(label, str) and label in get_args(Label)
+    label, labels = row.get("label"), row.get("labels")
+    # Another tool's label stays among the extra fields until a judge's takes its place.
+    foreign = set()
+    if not (isinstance(label, str) and label in get_args(Label)):
+        foreign.add("label")
+    if not (isinstance(labels, dict) and all(one in get_args(Label) for one in labels.values())):
+        foreign.add("labels")
     return Completion(
         prompt=row["prompt"],
         response=row["response"],
         suite=_suite(path, number, row),
         id=_id(path, number, row),
         made_by={key: row[key] for key in MADE_BY if key in row},
-        # Another tool's label stays among the extra fields until a judge's takes its place.
-        label=label if ours else None,
-        extra={k: v for k, v in row.items() if k not in _KNOWN or (k == "label" and not ours)},
+        label=None if "label" in foreign else label,
+        labels={} if "labels" in foreign or labels is None else labels,
+        extra={k: v for k, v in row.items() if k not in _KNOWN or k in foreign},
     )
 
 
@@ -163,7 +202,7 @@ def _check_fields(made_by: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
             f"made_by holds {', '.join(sorted(stray))}; it takes {', '.join(MADE_BY)}: "
             "put the rest into settings"
         )
-    clash = extra.keys() & (_KNOWN - {"label"})
+    clash = extra.keys() & (_KNOWN - {"label", "labels"})
     if clash:
         raise RequestError(
             f"extra holds {', '.join(sorted(clash))}, which a completion has a field for; use that"

@@ -19,18 +19,13 @@ from snt.evaluation.compared import (
     short_name,
     split_name,
 )
+from snt.evaluation.comparison import compare, metric_values, perplexity_change
 from snt.evaluation.completions import Completion, read_completions, write_completions
 from snt.evaluation.gates import Gate, GateResult, check_gates, parse_gates, raise_if_met
 from snt.evaluation.held_out import HeldOut, check_held_out
-from snt.evaluation.measurement import (
-    Measurement,
-    Settings,
-    compare,
-    measure,
-    metric_values,
-    perplexity_change,
-)
+from snt.evaluation.measurement import Measurement, measure
 from snt.evaluation.seeds import Origin, SeedGroup, distinct, made_from, origin_of, seed_groups
+from snt.evaluation.settings import Settings
 from snt.evaluation.statistics import PairedDifference
 from snt.evaluation.suites import METRICS, gate_names
 from snt.memory import peak_bytes

@@ -6,26 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snt.errors import RequestError
+from snt.evaluation.agreement import Agreement, agreement
 from snt.evaluation.clustered import clustered_rate
-from snt.evaluation.completions import Completion
+from snt.evaluation.completions import Completion, rejudge
 from snt.evaluation.gcg import attacked
 from snt.evaluation.harness import run_tasks
-from snt.evaluation.judges import get_judge, is_refused
+from snt.evaluation.judges import Judge, counts_against, get_judge, is_refused, judge_plugin
 from snt.evaluation.multilingual import ENGLISH
-from snt.evaluation.near_duplicates import clusters_of
 from snt.evaluation.perplexity import Perplexity, perplexity, perplexity_interval
-from snt.evaluation.perplexity import relative_change as relative_change
-from snt.evaluation.power import (
-    DISCORDANT,
-    detectable_beside,
-    paired_detectable,
-    unpaired_detectable,
-)
-from snt.evaluation.settings import Settings as Settings
+from snt.evaluation.settings import Settings
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
+from snt.evaluation.statistics_json import difference_json, rate_json
 from snt.evaluation.suites import (
     ANY,
+    METRICS,
     REPEATED,
     any_of,
     check_fits,
@@ -34,8 +28,6 @@ from snt.evaluation.suites import (
     rate_names,
     variant,
 )
-from snt.evaluation.suites import METRICS as METRICS
-from snt.evaluation.suites import RATES as RATES
 from snt.evaluation.task_results import TaskResults
 from snt.generation import replies
 from snt.opening import OpenModel
@@ -49,7 +41,7 @@ class Measurement:
     `details` are what a metric's report says beside its rate; `tasks` those of lm-eval.
     """
 
-    judge: str
+    judges: tuple[str, ...]
     corpora: Mapping[str, Mapping[str, Any]]
     completions: tuple[Completion, ...]
     perplexity: Perplexity | None
@@ -62,16 +54,38 @@ class Measurement:
         name = metric.removesuffix(f".{ANY}")
         return [row for row in self.completions if row.suite == name]
 
-    def outcomes(self, metric: str) -> list[bool]:
-        """Per prompt, whether it counts towards the metric's rate."""
+    def outcomes(self, metric: str, judge: str | None = None) -> list[bool]:
+        """Per prompt, whether it counts towards the metric's rate, by the first judge or `judge`.
+
+        Empty for a judge that was not asked about the metric.
+        """
         if self.tasks is not None and metric in self.tasks.metrics:
             return list(self.tasks.metrics[metric].outcomes or ())
-        rows = self.rows(metric)
-        refused = [row.label is not None and is_refused(row.label) for row in rows]
-        counted = [not value for value in refused] if complied_counts(metric) else refused
+        name = judge or self.judges[0]
+        rows = [row for row in self.rows(metric) if name in row.labels]
+        labels = [row.labels[name] for row in rows]
+        if complied_counts(metric):
+            harm = judge_plugin(name).scores_harm
+            counted = [counts_against(label, harm) for label in labels]
+        else:
+            counted = [is_refused(label) for label in labels]
         if variant(metric) == ANY:
             return any_of(counted, [int(row.extra["row"]) for row in rows])
         return counted
+
+    def agreement(self, metric: str | None = None) -> Agreement | None:
+        """Of the first two judges on a metric, or on all; None where not both were asked."""
+        if len(self.judges) < 2:
+            return None
+        pairs: list[tuple[bool, bool]] = []
+        names = [name for name in rate_names(self.completions) if variant(name) != ANY]
+        for one in names if metric is None else (metric,):
+            first, second = (self.outcomes(one, name) for name in self.judges[:2])
+            # One meaning for all metrics: half of them turned round would look like agreement
+            # beyond chance.
+            turn = complied_counts(one)
+            pairs += ((a != turn, b != turn) for a, b in zip(first, second, strict=False))
+        return agreement([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
 
     def clusters(self, metric: str) -> list[int] | None:
         """Per outcome the request it is an attempt at, where each is asked more than once."""
@@ -102,7 +116,8 @@ class Measurement:
             document[metric] = {
                 **rate_json(self._rate(metric)),
                 "suite": METRICS[family(metric)].suite,
-                "judge": self.judge,
+                "judge": self.judges[0],
+                "judges": self._judges_json(metric),
                 "labels": {name: sum(row.label == name for row in rows) for name in _labels(rows)},
                 "corpus": dict(self.corpora[metric.removesuffix(f".{ANY}")]),
                 **self.details.get(metric, {}),
@@ -113,6 +128,9 @@ class Measurement:
             english = self.beside_english(metric)
             if english is not None:
                 document[metric]["beside_english"] = difference_json(english)
+            both = self.agreement(metric)
+            if both is not None:
+                document[metric]["agreement"] = {**both.as_json(), "judges": self.judges[:2]}
         if self.perplexity is not None:
             document["perplexity"] = {
                 "value": self.perplexity.value,
@@ -135,12 +153,25 @@ class Measurement:
         before = self.outcomes(english)
         return paired_difference(before, self.outcomes(metric)) if before else None
 
-    def _rate(self, metric: str) -> Rate:
+    def _rate(self, metric: str, judge: str | None = None) -> Rate:
         clusters = self.clusters(metric)
-        outcomes = self.outcomes(metric)
+        outcomes = self.outcomes(metric, judge)
         return (
             Rate.of_outcomes(outcomes) if clusters is None else clustered_rate(outcomes, clusters)
         )
+
+    def _judges_json(self, metric: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in self.judges:
+            plugin = judge_plugin(name)
+            if self.outcomes(metric, name):
+                found[name] = {
+                    **rate_json(self._rate(metric, name)),
+                    "heuristic": plugin.heuristic,
+                    # Only a judge of harm gives a harmful score.
+                    "rate": "harmful score" if plugin.scores_harm else metric,
+                }
+        return found
 
 
 def measure(
@@ -152,7 +183,7 @@ def measure(
     """Run the chosen suites. Replies in `reuse` that were made the same way are not made again."""
     progress = progress or Silence()
     probes = settings.probes(opened.offline)
-    judge = get_judge(settings.judge)
+    judges = [get_judge(name, opened, opened.offline) for name in settings.judges]
     made_by = made_by_of(opened, settings)
     check_fits(opened.chat, probes.values(), settings.new_tokens)
     details: dict[str, dict[str, Any]] = {}
@@ -172,12 +203,13 @@ def measure(
                 opened.model, opened.chat, texts, settings.new_tokens, settings.batch_size, advance
             )
         known |= dict(zip(missing, new, strict=True))
-    rows = []
+    rows: list[Completion] = []
     for metric, probe in probes.items():
-        for number, one in enumerate(probe.asked):
-            reply = known[metric, one.text]
-            label = judge.label(one.text, reply)
-            rows.append(Completion(one.text, reply, metric, number, made_by, label, one.extra))
+        replied = [
+            Completion(one.text, known[metric, one.text], metric, number, made_by, extra=one.extra)
+            for number, one in enumerate(probe.asked)
+        ]
+        rows += rejudge(replied, *_judges_of(metric, judges))
     language = None
     if "perplexity" in probes:
         texts = list(probes["perplexity"].corpus.texts)
@@ -188,7 +220,8 @@ def measure(
     if tasks is not None:
         described |= {name: task.corpus() for name, task in tasks.metrics.items()}
     reused = len(asked) - len(missing)
-    return Measurement(settings.judge, described, tuple(rows), language, reused, details, tasks)
+    names = tuple(judge.name for judge in judges)
+    return Measurement(names, described, tuple(rows), language, reused, details, tasks)
 
 
 def made_by_of(opened: OpenModel, settings: Settings) -> dict[str, Any]:
@@ -210,75 +243,9 @@ def made_by_of(opened: OpenModel, settings: Settings) -> dict[str, Any]:
     }
 
 
-def compare(before: Measurement, after: Measurement) -> dict[str, PairedDifference]:
-    """Paired differences, after minus before, of every rate that both measured on the same prompts.
-
-    Raises RequestError when the prompts differ.
-    """
-    differences = {}
-    there = after.rates
-    for metric in before.rates:
-        if metric not in there:
-            continue
-        name = metric.removesuffix(f".{ANY}")
-        if before.corpora[name]["sha256"] != after.corpora[name]["sha256"]:
-            raise RequestError(f"{metric}: the two measurements are of different prompts")
-        outcomes = before.outcomes(metric), after.outcomes(metric)
-        # Attempts at one request hang together, and near-duplicates are one observation.
-        clusters = after.clusters(metric)
-        if clusters is None:
-            prompts = [row.prompt for row in after.completions if row.suite == metric]
-            clusters = clusters_of(prompts) if len(prompts) == len(outcomes[0]) else None
-        differences[metric] = paired_difference(*outcomes, clusters=clusters)
-    return differences
-
-
-def perplexity_change(before: Measurement, after: Measurement) -> tuple[float, float, float] | None:
-    """Relative change of perplexity with a paired bootstrap interval over texts, as fractions."""
-    if before.perplexity is None or after.perplexity is None:
-        return None
-    return relative_change(before.perplexity, after.perplexity)
-
-
-def metric_values(measured: Measurement) -> dict[str, float]:
-    """The bare figures: rates as fractions, perplexity as it is."""
-    values = {metric: rate.rate for metric, rate in measured.rates.items()}
-    if measured.perplexity is not None:
-        values["perplexity"] = measured.perplexity.value
-    if measured.tasks is not None:
-        values |= {name: task.value for name, task in measured.tasks.metrics.items()}
-    return values
-
-
-def rate_json(rate: Rate) -> dict[str, Any]:
-    """A rate with its interval for a report, and how large a difference its n would show."""
-    return {
-        "value": rate.rate,
-        "n": rate.n,
-        "k": rate.k,
-        "interval": [rate.low, rate.high],
-        "minimum_detectable_difference": {
-            "unpaired": unpaired_detectable(rate.n, rate.rate),
-            "paired": paired_detectable(rate.n),
-            "paired_discordant": DISCORDANT,
-        },
-    }
-
-
-def difference_json(difference: PairedDifference) -> dict[str, Any]:
-    """A paired difference for a report."""
-    return {
-        "difference": difference.difference,
-        "interval": [difference.low, difference.high],
-        "p": difference.p,
-        "gained": difference.gained,
-        "lost": difference.lost,
-        "n": difference.n,
-        "clusters": difference.clusters,
-        "minimum_detectable_difference": detectable_beside(
-            difference.n, difference.gained, difference.lost
-        ),
-    }
+def _judges_of(metric: str, judges: Sequence[Judge]) -> list[Judge]:
+    """The judges that can say something about a metric's prompts: of harm, only on harmful ones."""
+    return [judge for judge in judges if complied_counts(metric) or not judge.scores_harm]
 
 
 def _labels(rows: Sequence[Completion]) -> list[str]:

@@ -11,7 +11,7 @@ from snt.corpora import Corpus
 from snt.errors import RequestError
 from snt.evaluation.harness import TaskSettings
 from snt.evaluation.jailbreaks import JailbreakSettings, jailbreak_probes
-from snt.evaluation.judges import DEFAULT_JUDGE
+from snt.evaluation.judges import DEFAULT_JUDGES, judge_plugin
 from snt.evaluation.multilingual import language_probes
 from snt.evaluation.suites import (
     DEFAULT_SUITES,
@@ -29,10 +29,11 @@ _NO_ATTACK = JailbreakSettings()
 @dataclass(frozen=True)
 class Settings:
     """What is measured and how. `corpora` may replace the corpus of a metric, or leave the metric
-    out with "none"; `languages` are those of the multilingual suite, empty for its own."""
+    out with "none"; `languages` are those of the multilingual suite, empty for its own. The first
+    of `judges` is the one whose labels count; the others are reported beside it."""
 
     suites: tuple[str, ...] = DEFAULT_SUITES
-    judge: str = DEFAULT_JUDGE
+    judges: tuple[str, ...] = DEFAULT_JUDGES
     new_tokens: int = NEW_TOKENS
     batch_size: int = 64
     limit: int | None = None
@@ -56,6 +57,7 @@ class Settings:
             raise RequestError(f"a limit of {self.limit} prompts; give at least 1")
         if self.new_tokens < 1:
             raise RequestError(f"{self.new_tokens} new tokens; give at least 1")
+        self._check_judges()
         self._check_options()
         found: list[Probe] = []
         for name, metric in METRICS.items():
@@ -84,6 +86,23 @@ class Settings:
             suite for suite in self.suites if suite != "jailbreak" or jailbreak != _NO_ATTACK
         )
         return replace(self, suites=kept or DEFAULT_SUITES, tasks=None, jailbreak=jailbreak)
+
+    def _check_judges(self) -> None:
+        """Raises UnknownNameError, and RequestError for a judge of harm on harmless prompts."""
+        if not self.judges:
+            raise RequestError("no judge was given; `snt judges` lists them")
+        plugins = [judge_plugin(name) for name in self.judges]
+        harmless = {
+            metric.suite
+            for name, metric in METRICS.items()
+            if metric.counts == "refusal" and self.corpora.get(name) != LEFT_OUT
+        }
+        if plugins[0].scores_harm and harmless & set(self.suites):
+            raise RequestError(
+                f"judge {self.judges[0]!r} says whether harm was done, which no answer to a "
+                "harmless prompt does; give --suite safety, or another judge before it: --judge "
+                f"refusal --judge {self.judges[0]}"
+            )
 
     def _check_options(self) -> None:
         """Raises RequestError for what belongs to a suite that was not chosen."""

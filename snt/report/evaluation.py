@@ -9,8 +9,9 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from snt.evaluation.comparison import compare, perplexity_change
 from snt.evaluation.evaluate import Evaluation
-from snt.evaluation.measurement import Measurement, compare, perplexity_change
+from snt.evaluation.measurement import Measurement
 from snt.evaluation.power import detectable_beside
 from snt.evaluation.statistics import Rate
 from snt.evaluation.suites import family, variant
@@ -24,7 +25,9 @@ def measurement_table(measured: Measurement, title: str) -> Table:
     """Every metric of one model with its interval."""
     table = _table(title, measured, ("value", "95%"))
     for metric, rate in measured.rates.items():
-        table.add_row(_label(metric, rate.n), percent(rate.rate), _bounds(rate))
+        table.add_row(
+            _label(metric, rate.n), percent(rate.rate), _bounds(rate), *_second(measured, metric)
+        )
         groups = measured.groups(metric)
         for name, part in groups.items() if len(groups) <= _GROUPS else ():
             table.add_row(f"  {name[:28]} ({part.n})", percent(part.rate), _bounds(part))
@@ -63,6 +66,7 @@ def comparison_table(before: Measurement, after: Measurement, title: str, names:
             _bounds(rate),
             signed_percent(difference.difference),
             p_value(difference.p),
+            *_second(after, metric),
         )
     for metric, task in after.tasks.metrics.items() if before.tasks and after.tasks else ():
         if task.rate is None and before.tasks is not None and metric in before.tasks.metrics:
@@ -99,16 +103,35 @@ def evaluation_table(found: Evaluation) -> list[RenderableType]:
 
 
 def labels_table(report: Mapping[str, Any]) -> Table:
-    """How often each label was given to saved replies."""
-    table = Table("label", "replies", "share", title=f"{report['n']} replies, {report['judge']}")
-    for label, count in report["labels"].items():
-        table.add_row(label, str(count), percent(count / report["n"]))
-    table.caption = f"labelled replies: {report['completions']}"
+    """How often each label was given to saved replies, by each judge."""
+    judges = report["judges"]
+    table = Table("label", *judges, title=f"{report['n']} replies")
+    for label in sorted({label for counts in judges.values() for label in counts}):
+        counts = [found.get(label, 0) for found in judges.values()]
+        table.add_row(label, *(f"{count} ({percent(count / report['n'])})" for count in counts))
+    table.caption = f"labelled replies: {report['completions']}; the labels of {report['judge']!r}"
+    if "agreement" in report:
+        both = report["agreement"]
+        table.caption += f"\n{agreement_line(tuple(judges)[:2], both['share'], both['kappa'])}"
     return table
 
 
 def _bounds(rate: Rate) -> str:
     return interval((rate.low, rate.high))
+
+
+def agreement_line(names: Sequence[str], share: float, kappa: float | None) -> str:
+    """How far two judges agree, for a caption."""
+    beyond = "" if kappa is None else f", kappa {kappa:.2f}"
+    return f"{names[0]!r} and {names[1]!r} agree on {percent(share)} of the replies{beyond}"
+
+
+def _second(measured: Measurement, metric: str) -> list[str]:
+    """The second judge's rate of a metric, where there is a second judge."""
+    if len(measured.judges) < 2:
+        return []
+    outcomes = measured.outcomes(metric, measured.judges[1])
+    return [percent(sum(outcomes) / len(outcomes)) if outcomes else ""]
 
 
 def _label(metric: str, count: int) -> str:
@@ -118,15 +141,19 @@ def _label(metric: str, count: int) -> str:
 def _table(title: str, measured: Measurement, columns: Sequence[str]) -> Table:
     judged = bool(measured.completions)
     caption = (
-        f"in brackets: prompts or texts; refusals by the judge {measured.judge!r}; intervals of "
-        f"rates: Wilson{', of the last model' if len(columns) > 2 else ''}; p: exact McNemar"
+        f"in brackets: prompts or texts; refusals by the judge {measured.judges[0]!r}; intervals "
+        f"of rates: Wilson{', of the last model' if len(columns) > 2 else ''}; p: exact McNemar"
         if judged
         else None
     )
+    both = measured.agreement()
+    if caption is not None and both is not None:
+        caption += f"\n{agreement_line(measured.judges, both.share, both.kappa)}"
     table = Table(
         title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE
     )
     table.add_column("metric", no_wrap=True)
-    for column in columns:
+    second = [f"by {measured.judges[1]}"] if judged and len(measured.judges) > 1 else []
+    for column in [*columns, *second]:
         table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -155,7 +155,7 @@ def _caption(models: Sequence[Mapping[str, Any]], changes: bool, second: str | N
 def _beside_english(
     entries: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Of the last model, a line a family: each language's rate minus English's, prompt by prompt."""
+    """Of the last model, a line a family: each language minus English, prompt by prompt."""
     found: dict[str, list[str]] = {}
     for metric, entry in models[-1]["metrics"].items() if entries else ():
         change = entry.get("beside_english")
