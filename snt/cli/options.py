@@ -31,7 +31,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout,
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no messages.")]
 Judge = Annotated[str, typer.Option("--judge", help="refusal, prefix or keyword.")]
 NewTokens = Annotated[int, typer.Option("--new-tokens", help="Longest reply, in tokens.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts answered at once.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Prompts answered at once; default: what the memory holds."),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first prompts of each corpus: a quick look.")
 ]

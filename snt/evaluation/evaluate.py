@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.progress import Progress, Silence
+from snt.unfinished_replies import UnfinishedReplies, prepare
 
 BASE = "base"
 
@@ -82,6 +84,7 @@ def evaluate(
     base: str | None = None,
     deactivate: Path | None = None,
     output: Path = Path("evaluation"),
+    resume: bool = False,
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
@@ -93,23 +96,29 @@ def evaluate(
     `baseline` "base" is the model that a patch was made for (`base`, else the one that it names),
     or `model` itself with nothing deactivated. `deactivate` removes a mask's neurons in memory.
     Replies that the tuning saved in the patch directory are taken up where they were made the same
-    way. Raises RequestError and children for what cannot be served.
+    way, and with `resume` those that a stopped run left beside `output`. Raises RequestError and
+    children for what cannot be served.
     """
     started = time.perf_counter()
     progress = progress or Silence()
     settings = settings or Settings()
     settings.chosen(offline)
     check_writable(output)
+    work = prepare(output, resume)
     choice = ModelChoice(model, backend, dtype, system, offline, base)
     patch = patch_directory(model)
     measured, name, description = _run(
-        choice, settings, deactivate, _saved(patch, "after"), progress
+        *(choice, settings, deactivate, _saved(patch, "after")),
+        UnfinishedReplies(work / "completions.jsonl"),
+        progress,
     )
     other, other_name = None, None
     if baseline is not None:
         ref = _baseline_ref(model, baseline, base, patch)
         other, other_name, _ = _run(
-            replace(choice, ref=ref), settings, None, _saved(patch, "before"), progress
+            *(replace(choice, ref=ref), settings, None, _saved(patch, "before")),
+            UnfinishedReplies(work / "baseline.jsonl"),
+            progress,
         )
     result = Evaluation(
         name,
@@ -128,6 +137,7 @@ def evaluate(
         if other is not None:
             write_completions(directory / "baseline.jsonl", other.completions)
         write_json(directory / "report.json", result.as_json())
+    shutil.rmtree(work, ignore_errors=True)
     return result
 
 
@@ -136,6 +146,7 @@ def _run(
     settings: Settings,
     deactivate: Path | None,
     reuse: list[Completion],
+    unfinished: UnfinishedReplies,
     progress: Progress,
 ) -> tuple[Measurement, str, dict[str, Any]]:
     from snt.ablation import deactivated
@@ -150,7 +161,7 @@ def _run(
                 progress.say(f"warning: {warning}")
             held = replace(held, deactivated=sha256_of(deactivate))
             stack.enter_context(deactivated(held.model, mask))
-        measured = measure(held, settings, progress, reuse)
+        measured = measure(held, settings, progress, reuse, unfinished)
         if measured.reused:
             progress.say(f"{measured.reused} replies were taken from the patch's own completions")
         name = held.id + (" + patch" if held.patch_digest else "")

@@ -13,9 +13,10 @@ from snt.evaluation.completions import Completion
 from snt.evaluation.judges import DEFAULT_JUDGE, get_judge, is_refused
 from snt.evaluation.perplexity import Perplexity, perplexity
 from snt.evaluation.statistics import PairedDifference, Rate, paired_difference
-from snt.generation import replies
+from snt.generation import Drawing, replies
 from snt.opening import OpenModel
 from snt.progress import Progress, Silence
+from snt.unfinished_replies import UnfinishedReplies
 
 # Metric -> the suite that it belongs to and the corpus that it is measured on by default.
 METRICS: Mapping[str, tuple[str, str]] = {
@@ -31,14 +32,18 @@ NEW_TOKENS = 48
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured and how. `corpora` may replace the corpus of a metric."""
+    """What is measured and how. `corpora` may replace the corpus of a metric.
+
+    `batch_size` None: as many replies at once as the memory holds. `drawing` None: greedy replies.
+    """
 
     suites: tuple[str, ...] = SUITES
     judge: str = DEFAULT_JUDGE
     new_tokens: int = NEW_TOKENS
-    batch_size: int = 64
+    batch_size: int | None = None
     limit: int | None = None
     corpora: Mapping[str, str] = field(default_factory=dict)
+    drawing: Drawing | None = None
 
     def chosen(self, offline: bool = False) -> dict[str, Corpus]:
         """The corpus of every metric of the chosen suites. Raises UnknownNameError."""
@@ -54,6 +59,10 @@ class Settings:
             raise RequestError(f"a limit of {self.limit} prompts; give at least 1")
         if self.new_tokens < 1:
             raise RequestError(f"{self.new_tokens} new tokens; give at least 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise RequestError(f"a batch of {self.batch_size} prompts; give at least 1")
+        if self.drawing is not None:
+            self.drawing.check()
         return {
             metric: corpora.load(self.corpora.get(metric, default), offline=offline).first(
                 self.limit
@@ -64,7 +73,8 @@ class Settings:
 
     def generation(self) -> dict[str, Any]:
         """What the replies depend on beside model and prompt."""
-        return {"max_new_tokens": self.new_tokens, "sampling": "greedy"}
+        sampling = "greedy" if self.drawing is None else self.drawing.as_json()
+        return {"max_new_tokens": self.new_tokens, "sampling": sampling}
 
 
 @dataclass(frozen=True)
@@ -117,8 +127,12 @@ def measure(
     settings: Settings,
     progress: Progress | None = None,
     reuse: Sequence[Completion] = (),
+    unfinished: UnfinishedReplies | None = None,
 ) -> Measurement:
-    """Run the chosen suites. Replies in `reuse` that were made the same way are not made again."""
+    """Run the chosen suites. Replies in `reuse` that were made the same way are not made again.
+
+    `unfinished` keeps the new ones as they come, for a run that goes on where this one stopped.
+    """
     progress = progress or Silence()
     chosen = settings.chosen(opened.offline)
     judge = get_judge(settings.judge)
@@ -132,7 +146,12 @@ def measure(
         with progress.task("replies", len(missing), "prompts") as advance:
             texts = [text for _, text in missing]
             new = replies(
-                opened.model, opened.chat, texts, settings.new_tokens, settings.batch_size, advance
+                *(opened.model, opened.chat, texts),
+                *(settings.new_tokens, settings.batch_size, advance),
+                drawing=settings.drawing,
+                unfinished=unfinished,
+                settings=made_by,
+                say=progress.say,
             )
         known |= dict(zip(missing, new, strict=True))
     rows = []

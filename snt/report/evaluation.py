@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -65,15 +65,6 @@ def evaluation_table(found: Evaluation) -> list[RenderableType]:
     title = f"{found.model} beside {found.baseline_model}"
     names = ("baseline", "model")
     return [comparison_table(found.baseline, found.measured, title, names), where]
-
-
-def labels_table(report: Mapping[str, Any]) -> Table:
-    """How often each label was given to saved replies."""
-    table = Table("label", "replies", "share", title=f"{report['n']} replies, {report['judge']}")
-    for label, count in report["labels"].items():
-        table.add_row(label, str(count), percent(count / report["n"]))
-    table.caption = f"labelled replies: {report['completions']}"
-    return table
 
 
 def _label(metric: str, count: int) -> str:
