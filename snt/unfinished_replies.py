@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +24,10 @@ def unfinished_directory(output: Path) -> Path:
     return output.with_name(f"{output.name}.unfinished")
 
 
-def prepare(output: Path, resume: bool) -> Path:
-    """The directory for the replies of a run. Raises RequestError: nothing there to resume."""
-    work = unfinished_directory(output)
-    if resume and not any(work.glob("*.jsonl")):
+def check_resumable(work: Path) -> None:
+    """Raise RequestError when there is nothing in `work` to go on from."""
+    if not any(work.glob("*.jsonl")):
         raise RequestError(f"there are no replies in {work} to resume from; leave --resume out")
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    return work
 
 
 @dataclass(frozen=True)

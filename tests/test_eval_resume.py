@@ -145,6 +145,9 @@ def test_without_resume_it_begins_again(
         _stop_at(patched, 2)
         with pytest.raises(Stop):
             _evaluate(pico, other, Path("ev"), system="Be kind.")
+    with pytest.raises(RequestError):  # which costs nobody the replies that are there
+        _evaluate(pico, other, Path("ev"), backend="ful")
+    assert (tmp_path / "ev.unfinished" / "completions.jsonl").is_file()
     _evaluate(pico, other, Path("ev"))
     assert _files(tmp_path / "ev") == whole
 

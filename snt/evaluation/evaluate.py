@@ -26,7 +26,7 @@ from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.progress import Progress, Silence
-from snt.unfinished_replies import UnfinishedReplies, prepare
+from snt.unfinished_replies import UnfinishedReplies, check_resumable, unfinished_directory
 
 BASE = "base"
 
@@ -104,13 +104,18 @@ def evaluate(
     settings = settings or Settings()
     settings.chosen(offline)
     check_writable(output)
-    work = prepare(output, resume)
+    work = unfinished_directory(output)
+    if resume:
+        check_resumable(work)
     choice = ModelChoice(model, backend, dtype, system, offline, base)
     patch = patch_directory(model)
+    # What a stopped run left goes only when the work that takes its place begins.
+    afresh = None if resume else work
     measured, name, description = _run(
         *(choice, settings, deactivate, _saved(patch, "after")),
         UnfinishedReplies(work / "completions.jsonl"),
         progress,
+        afresh,
     )
     other, other_name = None, None
     if baseline is not None:
@@ -148,6 +153,7 @@ def _run(
     reuse: list[Completion],
     unfinished: UnfinishedReplies,
     progress: Progress,
+    afresh: Path | None = None,
 ) -> tuple[Measurement, str, dict[str, Any]]:
     from snt.ablation import deactivated
     from snt.masks import load_mask
@@ -161,6 +167,8 @@ def _run(
                 progress.say(f"warning: {warning}")
             held = replace(held, deactivated=sha256_of(deactivate))
             stack.enter_context(deactivated(held.model, mask))
+        if afresh is not None:
+            shutil.rmtree(afresh, ignore_errors=True)
         measured = measure(held, settings, progress, reuse, unfinished)
         if measured.reused:
             progress.say(f"{measured.reused} replies were taken from the patch's own completions")
