@@ -9,7 +9,7 @@ import torch
 from family_models import FAMILIES, family_model
 from snt_backends.decoding import continuations, drawn
 from snt_backends.shared_prefix import common_beginning
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MptConfig
 
 from snt.backend import Batch, Sampling
 
@@ -81,6 +81,18 @@ def test_a_window_wider_than_the_rows_shares_the_beginning() -> None:
     model = family_model("gemma3_text", sliding_window=64)
     batch = _left(_rows(_BEGINNING))
     assert common_beginning(batch) == len(_BEGINNING)
+    assert _own(model, batch, 12, [257]) == _of_transformers(model, batch, 12, [257])
+
+
+def test_positions_by_column_share_no_beginning() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        MptConfig(vocab_size=258, d_model=32, n_layers=2, n_heads=4, max_seq_len=256)
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3)
+    batch = _left(_rows(_BEGINNING))
     assert _own(model, batch, 12, [257]) == _of_transformers(model, batch, 12, [257])
 
 

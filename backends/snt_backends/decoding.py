@@ -7,6 +7,7 @@ precision may fall the other way: another batch has other last bits).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,14 +136,16 @@ def _begun(
     """A cache, and the tokens, mask and positions of what is still to be run.
 
     A common beginning is run once and goes to the first columns of every row; the padding comes
-    after it. Positions are given, so only a sliding window would see the gap.
+    after it. Positions are given, so only a sliding window would see the gap, or a model that
+    counts columns instead (MPT).
     """
     cache = _empty(model, capacity)
     real = batch.real.long()
     positions = _positions(real)
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     alike = all(limit is None or capacity <= limit for limit in (window, turn))
-    length = common_beginning(batch) if alike else 0
+    placed = "position_ids" in inspect.signature(model.base_model.forward).parameters
+    length = common_beginning(batch) if alike and placed else 0
     if not length:
         return cache, batch.input_ids, real, positions
     first = int(real[0].argmax())
