@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snt.detection import Detection, ShardDetection, detect, detect_shard
     from snt.evaluation.evaluate import Evaluation, evaluate
+    from snt.evaluation.labelling import judge_agreement, sample_to_label
     from snt.evaluation.measurement import Measurement, Settings
+    from snt.evaluation.rejudging import rejudge_file
+    from snt.generation import Drawing
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
     from snt.languages import LanguageDetection, detect_languages
@@ -40,8 +43,12 @@ _WHERE = {
     "ShardDetection": "snt.detection",
     "detect_languages": "snt.languages",
     "LanguageDetection": "snt.languages",
+    "Drawing": "snt.generation",
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
+    "judge_agreement": "snt.evaluation.labelling",
+    "sample_to_label": "snt.evaluation.labelling",
+    "rejudge_file": "snt.evaluation.rejudging",
     "Measurement": "snt.evaluation.measurement",
     "Settings": "snt.evaluation.measurement",
     "inspect": "snt.inspection:inspect_files",
@@ -70,6 +77,7 @@ _WHERE = {
 }
 __all__ = [
     "Detection",
+    "Drawing",
     "Evaluation",
     "Inspection",
     "MadeMask",
@@ -88,6 +96,7 @@ __all__ = [
     "detect_languages",
     "evaluate",
     "inspect",
+    "judge_agreement",
     "load_mask",
     "load_patch",
     "load_recipe",
@@ -97,7 +106,9 @@ __all__ = [
     "mask_subtract",
     "mask_union",
     "run",
+    "rejudge_file",
     "run_recipe",
+    "sample_to_label",
     "save_mask",
     "save_patch",
     "tune",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,30 @@ def unfinished_directory(output: Path) -> Path:
 
 def check_resumable(work: Path) -> None:
     """Raise RequestError when there is nothing in `work` to go on from."""
-    if not any(work.glob("*.jsonl")):
-        raise RequestError(f"there are no replies in {work} to resume from; leave --resume out")
+    if not work.is_dir():
+        raise RequestError(f"there is no stopped run at {work} to resume; leave --resume out")
+
+
+@contextmanager
+def kept(work: Path) -> Iterator[None]:
+    """Have `work` while the block runs and after it is stopped, so that any stop can be resumed.
+
+    It goes when the block ends, and where a request could not be served and no reply was made.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except RequestError:
+        with suppress(OSError):  # it holds replies
+            work.rmdir()
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def clear(work: Path) -> None:
+    """Remove the replies of an earlier run."""
+    for file in work.glob("*.jsonl"):
+        file.unlink()
 
 
 @dataclass(frozen=True)

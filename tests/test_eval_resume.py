@@ -60,8 +60,15 @@ def whole(pico: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return _files(folder / "ev")
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 def _stop_at(patched: pytest.MonkeyPatch, call: int, method: str = "generate") -> None:
     """Raise in the `call`th call of a method of the model."""
+    if method == "parameters":
+        patched.setattr(FullModel, method, property(lambda _: _raise(Stop())))
+        return
     inner, calls = getattr(FullModel, method), iter(range(call + 1))
 
     def stopping(self: Any, *words: Any) -> Any:
@@ -75,6 +82,7 @@ def _stop_at(patched: pytest.MonkeyPatch, call: int, method: str = "generate") -
 @pytest.mark.parametrize(
     ("call", "method", "kept"),
     [
+        (0, "parameters", []),  # between loading and the replies
         (0, "generate", [0]),
         (1, "generate", [4]),
         (3, "generate", [12]),

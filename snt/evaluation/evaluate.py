@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -26,7 +25,13 @@ from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.progress import Progress, Silence
-from snt.unfinished_replies import UnfinishedReplies, check_resumable, unfinished_directory
+from snt.unfinished_replies import (
+    UnfinishedReplies,
+    check_resumable,
+    clear,
+    kept,
+    unfinished_directory,
+)
 
 BASE = "base"
 
@@ -109,40 +114,39 @@ def evaluate(
         check_resumable(work)
     choice = ModelChoice(model, backend, dtype, system, offline, base)
     patch = patch_directory(model)
-    # What a stopped run left goes only when the work that takes its place begins.
-    afresh = None if resume else work
-    measured, name, description = _run(
-        *(choice, settings, deactivate, _saved(patch, "after")),
-        UnfinishedReplies(work / "completions.jsonl"),
-        progress,
-        afresh,
-    )
+    ref = None if baseline is None else _baseline_ref(model, baseline, base, patch)
     other, other_name = None, None
-    if baseline is not None:
-        ref = _baseline_ref(model, baseline, base, patch)
-        other, other_name, _ = _run(
-            *(replace(choice, ref=ref), settings, None, _saved(patch, "before")),
-            UnfinishedReplies(work / "baseline.jsonl"),
+    with kept(work):
+        measured, name, description = _run(
+            *(choice, settings, deactivate, _saved(patch, "after")),
+            UnfinishedReplies(work / "completions.jsonl"),
             progress,
+            # What a stopped run left goes only when the work that takes its place begins.
+            None if resume else work,
         )
-    result = Evaluation(
-        name,
-        output,
-        measured,
-        other_name,
-        other,
-        compare(other, measured) if other else {},
-        perplexity_change(other, measured) if other else None,
-        description,
-        time.perf_counter() - started,
-        peak_bytes(),
-    )
-    with whole_directory(output) as directory:
-        write_completions(directory / "completions.jsonl", measured.completions)
-        if other is not None:
-            write_completions(directory / "baseline.jsonl", other.completions)
-        write_json(directory / "report.json", result.as_json())
-    shutil.rmtree(work, ignore_errors=True)
+        if baseline is not None:
+            other, other_name, _ = _run(
+                *(replace(choice, ref=ref), settings, None, _saved(patch, "before")),
+                UnfinishedReplies(work / "baseline.jsonl"),
+                progress,
+            )
+        result = Evaluation(
+            name,
+            output,
+            measured,
+            other_name,
+            other,
+            compare(other, measured) if other else {},
+            perplexity_change(other, measured) if other else None,
+            description,
+            time.perf_counter() - started,
+            peak_bytes(),
+        )
+        with whole_directory(output) as directory:
+            write_completions(directory / "completions.jsonl", measured.completions)
+            if other is not None:
+                write_completions(directory / "baseline.jsonl", other.completions)
+            write_json(directory / "report.json", result.as_json())
     return result
 
 
@@ -168,7 +172,7 @@ def _run(
             held = replace(held, deactivated=sha256_of(deactivate))
             stack.enter_context(deactivated(held.model, mask))
         if afresh is not None:
-            shutil.rmtree(afresh, ignore_errors=True)
+            clear(afresh)
         measured = measure(held, settings, progress, reuse, unfinished)
         if measured.reused:
             progress.say(f"{measured.reused} replies were taken from the patch's own completions")

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from snt.atomic import check_writable, write_text
 from snt.errors import FormatError, RequestError, unknown_name
-from snt.evaluation.completions import Completion, read_completions
-from snt.evaluation.judges import LABELS, Judge, get_judge
+from snt.evaluation.completions import Completion, read_completions, rejudge
+from snt.evaluation.judges import LABELS, get_judge
 from snt.evaluation.statistics import Rate
 
 _REMEDY: Final = f"write one of {', '.join(LABELS)} as its label, or leave it empty"
@@ -123,7 +123,8 @@ def judge_agreement(completions: Path, labels: Path, judge: str) -> JudgeAgreeme
     """
     chosen = get_judge(judge)
     known = _by_id(read_completions(completions))
-    pairs: list[tuple[str, str]] = []
+    people: list[str] = []
+    labelled: list[Completion] = []
     seen: dict[str, int] = {}
     unlabelled = 0
     for number, row in enumerate(read_completions(labels), start=1):
@@ -142,18 +143,21 @@ def judge_agreement(completions: Path, labels: Path, judge: str) -> JudgeAgreeme
         if person is None:
             unlabelled += 1
         else:
-            pairs.append((person, _judged(chosen, row)))
-    if not pairs:
+            people.append(person)
+            labelled.append(row)
+    if not labelled:
         raise RequestError(
             f"{labels}: none of its {unlabelled} rows has a label; {_REMEDY}, row by row"
         )
-    refusing = [tuple(_refusing(label) for label in pair) for pair in pairs]
+    judged = [str(row.label) for row in rejudge(labelled, chosen)]
+    pairs = list(zip(people, judged, strict=True))
+    refusing = [(_refusing(person), _refusing(label)) for person, label in pairs]
     return JudgeAgreement(
         judge,
         labels,
         unlabelled,
         agreement(pairs, LABELS),
-        agreement([(one, other) for one, other in refusing], ("refusing", "other")),
+        agreement(refusing, ("refusing", "other")),
     )
 
 
@@ -187,10 +191,6 @@ def _blank_row(name: str, row: Completion) -> str:
     # Half of a cut-off emoji can only be written escaped.
     halved = any("\ud800" <= letter <= "\udfff" for letter in text)
     return (json.dumps(fields) if halved else text) + "\n"
-
-
-def _judged(judge: Judge, row: Completion) -> str:
-    return judge.label(row.prompt, row.response)
 
 
 def _refusing(label: str) -> str:
