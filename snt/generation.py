@@ -93,7 +93,7 @@ def replies(
     """The model's replies, in the order of the prompts, special tokens left out.
 
     `batch_size` None is what the free memory holds. A batch that does not fit is tried again in
-    halves, and every later batch with it; `say` is told once. `unfinished` keeps the replies of
+    halves, and every later batch with it; `say` is told. `unfinished` keeps the replies of
     every batch as it is done, and gives those of a stopped run that was made with the same
     `settings`. The batches are planned from all prompts and follow one another in the same order,
     so a stopped run that goes on makes the replies of one that was not stopped.
@@ -117,7 +117,9 @@ def replies(
         taken = unfinished.begin(decided, len(order))
         found = dict(zip(order, taken.replies, strict=False))
         size = taken.size or size
-        if on_batch is not None and found:
+        if found and say is not None:
+            say(f"{len(found)} replies of the stopped run are taken up")
+        if found and on_batch is not None:
             on_batch(len(found))
     while len(found) < len(order):
         numbers = order[len(found) : len(found) + size]

@@ -237,6 +237,7 @@ def test_ctrl_c_on_the_command_line(pico: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ev.unfinished"]
     done = snt(*words, "--resume", at=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "replies of the stopped run are taken up" in done.stderr
     again = snt(*words[:-1], "fresh", at=tmp_path)
     assert again.returncode == 0, again.stderr
     first, second = (tmp_path / name / "completions.jsonl" for name in ("ev", "fresh"))
