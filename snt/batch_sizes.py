@@ -1,4 +1,4 @@
-"""How many replies at once: what the free memory holds of their keys and values."""
+"""How many replies at once: what the free memory holds of their keys, values and activations."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from snt.backend import LoadedModel
 
 # Beyond these a larger batch gains little; a stopped run loses one batch.
 MOST_CPU, MOST_GPU = 128, 256
-# Of the free memory; the rest is for activations, logits, and other programs.
+# Of the free memory; the rest is for logits, copies while rows leave, and other programs. A system
+# that promises more memory than it has ends the process rather than refuse, so this errs low.
 SHARE = 0.5
 
 
 def automatic_size(model: LoadedModel, tokens: int) -> int:
     """Replies at once, each of `tokens` with its prompt: 1 to a cap by device."""
     anatomy = model.anatomy
-    width = 2 * anatomy.kv_heads * anatomy.head_dim  # a key and a value
-    row = anatomy.layers * width * model.dtype.itemsize * tokens
+    kept = anatomy.layers * 2 * anatomy.kv_heads * anatomy.head_dim  # keys and values
+    # One layer's while the prompt runs; the square is attention that is not fused.
+    passing = 3 * anatomy.d_ff + 4 * anatomy.d_model + anatomy.heads * tokens
+    row = (kept + passing) * tokens * model.dtype.itemsize
     cap = MOST_CPU if model.device.type == "cpu" else MOST_GPU
     return max(1, min(cap, int(SHARE * free_bytes(model.device)) // row))
 

@@ -97,7 +97,8 @@ def test_the_batch_is_what_the_memory_holds(
     opened: OpenModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     anatomy = opened.model.anatomy
-    row = 2 * anatomy.layers * anatomy.kv_heads * anatomy.head_dim * 4 * 100
+    kept = 2 * anatomy.layers * anatomy.kv_heads * anatomy.head_dim
+    row = (kept + 3 * anatomy.d_ff + 4 * anatomy.d_model + anatomy.heads * 100) * 4 * 100
     for free, size in ((10 * row, 5), (0, 1), (10**15, batch_sizes.MOST_CPU)):
         monkeypatch.setattr(batch_sizes, "free_bytes", lambda _device, free=free: free)
         assert automatic_size(opened.model, 100) == size
