@@ -155,6 +155,8 @@ def test_without_resume_it_begins_again(
             _evaluate(pico, other, Path("ev"), system="Be kind.")
     with pytest.raises(RequestError):  # which costs nobody the replies that are there
         _evaluate(pico, other, Path("ev"), backend="ful")
+    with pytest.raises(RequestError):
+        _evaluate(pico, tmp_path / "nowhere", Path("ev"))
     assert (tmp_path / "ev.unfinished" / "completions.jsonl").is_file()
     _evaluate(pico, other, Path("ev"))
     assert _files(tmp_path / "ev") == whole

@@ -23,6 +23,7 @@ from snt.evaluation.measurement import (
 )
 from snt.evaluation.statistics import PairedDifference
 from snt.memory import peak_bytes
+from snt.model_refs import resolve
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.progress import Progress, Silence
 from snt.unfinished_replies import (
@@ -115,6 +116,9 @@ def evaluate(
     choice = ModelChoice(model, backend, dtype, system, offline, base)
     patch = patch_directory(model)
     ref = None if baseline is None else _baseline_ref(model, baseline, base, patch)
+    if ref is not None and patch_directory(ref) is None:
+        # A baseline that is not there is found before the first model is measured, not after.
+        resolve(ref, offline=offline, on_progress=progress.say)
     other, other_name = None, None
     with kept(work):
         measured, name, description = _run(
