@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from snt.evaluation.gcg import GcgSettings
     from snt.evaluation.harness import TaskSettings
     from snt.evaluation.jailbreaks import JailbreakSettings
+    from snt.evaluation.labelling import judge_agreement, sample_to_label
     from snt.evaluation.measurement import Measurement
+    from snt.evaluation.rejudging import rejudge_file
     from snt.evaluation.settings import Settings
+    from snt.generation import Drawing
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
     from snt.languages import LanguageDetection, detect_languages
@@ -46,10 +49,14 @@ _WHERE = {
     "ShardDetection": "snt.detection",
     "detect_languages": "snt.languages",
     "LanguageDetection": "snt.languages",
+    "Drawing": "snt.generation",
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
+    "judge_agreement": "snt.evaluation.labelling",
+    "sample_to_label": "snt.evaluation.labelling",
+    "rejudge_file": "snt.evaluation.rejudging",
     "Measurement": "snt.evaluation.measurement",
-    "Settings": "snt.evaluation.measurement",
+    "Settings": "snt.evaluation.settings",
     "TaskSettings": "snt.evaluation.harness",
     "JailbreakSettings": "snt.evaluation.jailbreaks",
     "GcgSettings": "snt.evaluation.gcg",
@@ -86,6 +93,7 @@ _WHERE = {
 }
 __all__ = [
     "Detection",
+    "Drawing",
     "Evaluation",
     "GcgSettings",
     "Inspection",
@@ -108,6 +116,7 @@ __all__ = [
     "detect_languages",
     "evaluate",
     "inspect",
+    "judge_agreement",
     "load_mask",
     "load_patch",
     "load_recipe",
@@ -123,7 +132,9 @@ __all__ = [
     "patch_scale",
     "patch_stack",
     "run",
+    "rejudge_file",
     "run_recipe",
+    "sample_to_label",
     "save_mask",
     "save_patch",
     "tune",

@@ -41,7 +41,10 @@ Judges = Annotated[
     ),
 ]
 NewTokens = Annotated[int, typer.Option("--new-tokens", help="Longest reply, in tokens.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts answered at once.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Prompts answered at once; default: what the memory holds."),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first prompts of each corpus: a quick look.")
 ]

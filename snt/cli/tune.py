@@ -54,7 +54,7 @@ def tune(
     ] = False,
     judge: options.Judges = None,
     new_tokens: options.NewTokens = 48,
-    batch_size: options.BatchSize = 64,
+    batch_size: options.BatchSize = None,
     limit: options.Limit = None,
     backend: options.Backend = None,
     dtype: options.Dtype = "auto",
