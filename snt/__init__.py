@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from snt.masks import NeuronMask, load_mask, save_mask
     from snt.patches import Patch, load_patch, save_patch
+    from snt.protection import Protection, protect
     from snt.recipes import load_recipe, run, run_recipe
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
@@ -58,6 +59,8 @@ _WHERE = {
     "Patch": "snt.patches",
     "load_patch": "snt.patches",
     "save_patch": "snt.patches",
+    "protect": "snt.protection",
+    "Protection": "snt.protection",
     "load_recipe": "snt.recipes",
     "run": "snt.recipes",
     "run_recipe": "snt.recipes",
@@ -77,6 +80,7 @@ __all__ = [
     "Measurement",
     "NeuronMask",
     "Patch",
+    "Protection",
     "Schedule",
     "Settings",
     "ShardDetection",
@@ -96,6 +100,7 @@ __all__ = [
     "mask_random",
     "mask_subtract",
     "mask_union",
+    "protect",
     "run",
     "run_recipe",
     "save_mask",
