@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from snt.patches import Patch, load_patch, save_patch
     from snt.protection import Protection, protect
     from snt.recipes import load_recipe, run, run_recipe
+    from snt.robust.settings import RobustSettings, TaskSchedule
+    from snt.robust.task_data import Task, load_task
+    from snt.robust.workflow import RobustRun, robust_tune
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
     from snt.verification import Verification, verify
@@ -64,6 +67,12 @@ _WHERE = {
     "load_recipe": "snt.recipes",
     "run": "snt.recipes",
     "run_recipe": "snt.recipes",
+    "RobustRun": "snt.robust.workflow",
+    "RobustSettings": "snt.robust.settings",
+    "robust_tune": "snt.robust.workflow",
+    "load_task": "snt.robust.task_data",
+    "Task": "snt.robust.task_data",
+    "TaskSchedule": "snt.robust.settings",
     "Schedule": "snt.training",
     "tune": "snt.tuning",
     "Tuning": "snt.tuning",
@@ -81,9 +90,13 @@ __all__ = [
     "NeuronMask",
     "Patch",
     "Protection",
+    "RobustRun",
+    "RobustSettings",
     "Schedule",
     "Settings",
     "ShardDetection",
+    "Task",
+    "TaskSchedule",
     "Tuning",
     "Verification",
     "VerifySettings",
@@ -95,12 +108,14 @@ __all__ = [
     "load_mask",
     "load_patch",
     "load_recipe",
+    "load_task",
     "mask_from_scores",
     "mask_intersect",
     "mask_random",
     "mask_subtract",
     "mask_union",
     "protect",
+    "robust_tune",
     "run",
     "run_recipe",
     "save_mask",

@@ -13,7 +13,7 @@ the optimizer's averages. What is kept for that are the slices alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +84,7 @@ class _Slice:
         return self.indices.to(self.parameter.device)
 
 
-class Protection(TrainerCallback):  # type: ignore[misc]
+class Protection(TrainerCallback):
     """Holds slices of a model's weights while it is trained; see `protect`.
 
     A callback for Trainers, and a context for plain loops. Within the context every torch optimizer
@@ -121,6 +121,10 @@ class Protection(TrainerCallback):  # type: ignore[misc]
     def changed(self) -> int:
         """Protected entries, of weights and of LoRA factors, that are not what they must be."""
         return sum(part.changed() for part in (*self._weights, *self._adapters))
+
+    def weights_changed(self) -> int:
+        """The same of the base weights alone, such as after LoRA was merged into them."""
+        return sum(part.changed() for part in self._weights)
 
     def check(self) -> None:
         """Raises RunFailure when a protected entry has changed."""
@@ -173,8 +177,8 @@ class Protection(TrainerCallback):  # type: ignore[misc]
         self.restore()
         for part in (*self._weights, *self._adapters):
             if part.parameter.requires_grad:
-                hook: Callable[[Tensor], None] = part.still
-                self._handles.append(part.parameter.register_post_accumulate_grad_hook(hook))
+                parameter: Any = part.parameter  # torch does not say what the hook takes
+                self._handles.append(parameter.register_post_accumulate_grad_hook(part.still))
 
     def _module(self, key: SliceKey) -> nn.Module:
         layers = self._mask.anatomy.family.layers
