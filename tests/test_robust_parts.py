@@ -195,7 +195,8 @@ def test_arms_are_compared_in_pairs_and_nulls_are_said() -> None:
     assert not safety.null and task.null
     said = sentences(one, [kept_refusals(RESULTS, arms[1], [1])])
     assert "100.0%" in said[0] and "fewer harmful" in said[1]
-    assert said[2].startswith("Null result: after the task sn and undefended")
+    assert said[2].startswith("Null result: after the task no difference in task items solved")
+    assert said[2].endswith("between sn and undefended.")
     both = compare_arms(RESULTS, arms, [0, 1], ["undefended"])
     assert both[0].difference.by_seed == (-0.5, -1.0) and not both[0].null and both[1].null
 

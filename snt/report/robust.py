@@ -9,7 +9,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from snt.report.figures import duration, gigabytes, percent, signed_percent
+from snt.report.figures import duration, gigabytes, p_value, percent, signed_percent
 from snt.report.tables import line
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def robust_tables(found: RobustRun) -> list[RenderableType]:
     report = found.as_json()
     several = len(found.seeds) > 1
     tables = [_rows(report, several)] + ([_summary(report)] if several else [])
+    if report["comparisons"]:
+        tables.append(_comparisons(report))
     cost = (
         f"{len(found.results)} measured models, {found.reused} of them kept from before, in "
         f"{duration(found.seconds)}, at most {gigabytes(found.peak_bytes)} of memory"
@@ -109,6 +111,38 @@ def _summary(report: Mapping[str, Any]) -> Table:
     for row in report["summary"]:
         table.add_row(row["arm"], _STAGES[row["stage"]], *(_rate(row.get(name)) for name in shown))
     return table
+
+
+def _comparisons(report: Mapping[str, Any]) -> Table:
+    table = Table(
+        title="Differences after the task, on the same prompts",
+        title_justify="left",
+        box=box.SIMPLE,
+        caption="points; in brackets: 95%, paired bootstrap; p: exact McNemar, by seed",
+        caption_justify="left",
+    )
+    table.add_column("arm minus reference")
+    shown = [name for name in _METRICS if any(c["metric"] == name for c in report["comparisons"])]
+    for name in shown:
+        table.add_column(_METRICS[name], justify="right")
+        table.add_column("p", justify="right")
+    pairs: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in report["comparisons"]:
+        pairs.setdefault((one["arm"], one["reference"]), {})[one["metric"]] = one
+    for (arm, reference), by_metric in pairs.items():
+        cells: list[str] = []
+        for name in shown:
+            cells += _difference(by_metric.get(name))
+        table.add_row(f"{arm} − {reference}", *cells)
+    return table
+
+
+def _difference(one: Mapping[str, Any] | None) -> tuple[str, str]:
+    if one is None:
+        return "", ""
+    low, high = one["interval"]
+    figure = f"{100 * one['value']:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
+    return figure, ", ".join(p_value(seed["p"]) for seed in one["seeds"])
 
 
 def _rate(value: Mapping[str, Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison found, in sentences: each says a difference with its interval, or a null."""
+"""What a comparison found, in sentences: each difference with its interval, all nulls as nulls."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ from collections.abc import Sequence
 
 from snt.robust.results import Comparison, Kept
 
-_SAFETY = "non_refusal"
-_WORDS = {_SAFETY: "harmful requests not refused", "task": "task items solved"}
+WORDS = {"non_refusal": "harmful requests not refused", "task": "task items solved"}
 
 
 def sentences(comparisons: Sequence[Comparison], kept: Sequence[Kept]) -> list[str]:
-    """A sentence per tuned arm on what is kept; per pair of arms one on safety, one on the task."""
+    """A sentence per tuned arm on what is kept; then, by metric, one per difference, one of nulls.
+
+    Differences are those on harmful requests and on the task, after the task.
+    """
     found = [_kept(one) for one in kept]
-    return found + [_compared(one) for one in comparisons if one.metric in _WORDS]
+    for metric, words in WORDS.items():
+        mine = [one for one in comparisons if one.metric == metric]
+        found += [_difference(one, words) for one in mine if not one.null]
+        nulls = [f"{one.arm} and {one.reference}" for one in mine if one.null]
+        if nulls:
+            found.append(
+                f"Null result: after the task no difference in {words} was found between "
+                f"{'; '.join(nulls)}."
+            )
+    return found
 
 
 def _kept(one: Kept) -> str:
@@ -27,22 +38,11 @@ def _kept(one: Kept) -> str:
     )
 
 
-def _compared(one: Comparison) -> str:
-    spread = one.difference
-    seeds = len(one.by_seed)
-    test = f"p = {one.by_seed[0].p:.3f}" if seeds == 1 else f"{seeds} seeds"
-    figures = (
-        f"{100 * spread.mean:+.1f} points (95% {100 * spread.low:+.1f} to "
-        f"{100 * spread.high:+.1f}, {test})"
-    )
-    what = _WORDS[one.metric]
-    if one.null:
-        return (
-            f"Null result: after the task {one.arm} and {one.reference} are not told apart in "
-            f"{what}, {figures}."
-        )
-    less = spread.mean < 0
+def _difference(one: Comparison, words: str) -> str:
+    spread, seeds = one.difference, len(one.by_seed)
+    test = f"McNemar p = {one.by_seed[0].p:.2g}" if seeds == 1 else f"{seeds} seeds"
     return (
-        f"After the task {one.arm} has {'fewer' if less else 'more'} {what} than "
-        f"{one.reference}, {figures}."
+        f"After the task {one.arm} has {'fewer' if spread.mean < 0 else 'more'} {words} than "
+        f"{one.reference}: {100 * spread.mean:+.1f} points (95% {100 * spread.low:+.1f} to "
+        f"{100 * spread.high:+.1f}; {test})."
     )
