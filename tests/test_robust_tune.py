@@ -223,3 +223,40 @@ def test_a_mask_of_another_model_is_exit_2(place: Path) -> None:
     done = snt(*words, at=place)
     assert done.returncode == 2 and "another model" in done.stderr
     assert snt("robust-tune", "./pico", at=place).returncode == 2  # no task
+
+
+@pytest.mark.parametrize("name", ["rsn-gsm8k", "paper-llama2-7b"])
+def test_the_recipes_are_sound(name: str, place: Path) -> None:
+    from snt.recipes import load_recipe
+    from snt.robust.recipe_step import settings_of
+
+    plan = report(snt("run", name, "--dry-run", "--json", at=place))
+    assert [step["step"] for step in plan["steps"]] == ["detect", "robust-tune"]
+    recipe = load_recipe(name)
+    assert recipe.robust_tune is not None
+    settings_of(recipe.robust_tune).check()
+    changed = load_recipe(name, ["robust-tune.task=FILE.jsonl"])
+    assert changed.robust_tune is not None and changed.robust_tune.task == "FILE.jsonl"
+
+
+def test_a_recipe_runs_the_arms_with_its_own_mask(place: Path) -> None:
+    step = {
+        **{"task": "arithmetic", "task_train_limit": 4, "task_eval_limit": 2, "task_epochs": 1},
+        **{"task_tokens": 2, "data": "pairs.jsonl", "retain": ["good.txt"], "epochs": 1},
+        **{"limit": 2, "new_tokens": 2, "arms": ["undefended", "rsn"], "task_rows": 2},
+        "foundation_select": "budget=2%",
+    }
+    recipe = {
+        "name": "small",
+        "model": "./pico",
+        "detect": {"corpus": "bad.txt", "against": "good.txt", "select": "budget=5%"},
+        "robust-tune": step,
+    }
+    (place / "small.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    done = snt("run", "small.yaml", "-o", "small", "-q", at=place)
+    assert done.returncode == 0, done.stderr
+    assert "Robust tuning of pico on arithmetic" in done.stdout
+    assert (place / "small" / "robust" / "report.json").is_file()
+    recipe["robust-tune"] = {**step, "arm": "rsn"}
+    (place / "wrong.yaml").write_text(json.dumps(recipe))
+    assert snt("run", "wrong.yaml", at=place).returncode == 2
