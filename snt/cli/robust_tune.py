@@ -123,7 +123,7 @@ def robust_tune(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Tune for safety, fine-tune on a task, and measure what is left of the safety, arm by arm."""
+    """Show what a later fine-tune leaves of a safety tuning."""
     if task is None:
         raise typer.BadParameter(
             "give gsm8k, arithmetic or a file of training pairs", param_hint="--task"
