@@ -97,7 +97,11 @@ class Protection(TrainerCallback):
         self._mask = mask
         _check(self._model, mask)
         self._slices = masked_slices(mask)
-        self._weights = [part for key in self._slices for part in self._weight_slices(key)]
+        self._weights = [
+            _Slice.of(parameter, axis, self._slices[key].long())
+            for key in self._slices
+            for parameter, axis in self._held(key)
+        ]
         self._adapters: list[_Slice] = []
         self._handles: list[Any] = []
         self._adapters = list(self._adapter_slices())
@@ -172,8 +176,12 @@ class Protection(TrainerCallback):
     def _begin(self) -> None:
         self.close()
         self._adapters = list(self._adapter_slices())
-        for part in self._weights:
-            _check_whole(part.parameter, part.axis, part.indices)
+        now = [parameter for key in self._slices for parameter, _ in self._held(key)]
+        if list(map(id, now)) != [id(part.parameter) for part in self._weights]:
+            raise RequestError(
+                "weights were replaced by others since the model was protected; protect it again, "
+                "after what replaced them"
+            )
         self.restore()
         for part in (*self._weights, *self._adapters):
             if part.parameter.requires_grad:
@@ -181,11 +189,18 @@ class Protection(TrainerCallback):
                 self._handles.append(parameter.register_post_accumulate_grad_hook(part.still))
 
     def _module(self, key: SliceKey) -> nn.Module:
-        layers = self._mask.anatomy.family.layers
-        found: nn.Module = self._model.get_submodule(f"{layers}.{key.layer}.{key.module}")
+        name = f"{self._mask.anatomy.family.layers}.{key.layer}.{key.module}"
+        try:
+            found: nn.Module = self._model.get_submodule(name)
+        except AttributeError as error:
+            raise RequestError(
+                f"{type(self._model).__name__} has no {name}: give the transformers model itself, "
+                "not what wraps it"
+            ) from error
         return found
 
-    def _weight_slices(self, key: SliceKey) -> Iterator[_Slice]:
+    def _held(self, key: SliceKey) -> Iterator[tuple[nn.Parameter, int]]:
+        """The parameters, and their axes, that hold a slice of the base weights."""
         module = self._module(key)
         base = getattr(module, "base_layer", module)
         weight = getattr(base, "weight", None)
@@ -196,17 +211,16 @@ class Protection(TrainerCallback):
         # Quantised weights are whole numbers: no optimizer changes them, an adapter beside may.
         if not weight.is_floating_point():
             return
-        axis, indices = (0 if key.axis == "rows" else 1), self._slices[key].long()
         shape = self._mask.anatomy.weight_shapes()[key.module]
         if tuple(weight.shape) != shape or hasattr(weight, "placements"):
             raise RequestError(
                 f"{key}: the weight is {tuple(weight.shape)} here and {shape} in the model; one "
-                "that is sharded over processes cannot be protected, train it with LoRA or DDP"
+                "that is sharded over processes cannot be protected: train it with LoRA or DDP"
             )
-        yield _Slice.of(weight, axis, indices)
+        yield weight, 0 if key.axis == "rows" else 1
         bias = getattr(base, "bias", None)
-        if axis == 0 and isinstance(bias, nn.Parameter):
-            yield _Slice.of(bias, 0, indices)
+        if key.axis == "rows" and isinstance(bias, nn.Parameter):
+            yield bias, 0
 
     def _adapter_slices(self) -> Iterator[_Slice]:
         """The zeros of LoRA factors: rows of B for rows, columns of A for columns."""
@@ -287,15 +301,6 @@ def _check(model: Any, mask: NeuronMask) -> None:
         )
     if not len(mask):
         raise RequestError("the mask holds no neuron; there is nothing to protect")
-
-
-def _check_whole(parameter: nn.Parameter, axis: int, indices: Tensor) -> None:
-    size = parameter.shape[axis] if parameter.dim() > axis else 0
-    if hasattr(parameter, "placements") or size <= int(indices.max()):
-        raise RequestError(
-            f"a protected weight is {tuple(parameter.shape)} now, a part of itself: weights "
-            "sharded over processes cannot be protected; train with LoRA or DDP"
-        )
 
 
 def _bits(values: Tensor) -> Tensor:

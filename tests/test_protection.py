@@ -222,3 +222,19 @@ def test_a_write_behind_its_back_is_found() -> None:
         torch.no_grad(),
     ):
         model.model.layers[0].self_attn.q_proj.weight.add_(1.0)
+
+
+def test_weights_that_were_replaced_or_sharded_are_found() -> None:
+    model = family_model("llama").requires_grad_(True)
+    protection = snt.protect(model, mask_of(model))
+    layer = model.model.layers[0].self_attn
+    whole = layer.q_proj.weight
+    layer.q_proj.weight = torch.nn.Parameter(whole.detach().clone())
+    with pytest.raises(RequestError, match="replaced"), protection:
+        pass
+    layer.q_proj.weight = torch.nn.Parameter(whole.detach()[:2].flatten())
+    with pytest.raises(RequestError, match="sharded"), protection:
+        pass
+    layer.q_proj.weight = whole
+    with protection:
+        pass
