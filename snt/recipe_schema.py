@@ -83,7 +83,7 @@ class RobustStep(_Step):
     task_lr: float | None = Field(default=None, gt=0)
     task_epochs: float = Field(default=3.0, gt=0)
     task_batch: int = Field(default=16, ge=1)
-    task_rows: int = Field(default=8, ge=1)
+    task_rows: int = Field(default=4, ge=1)
     task_longest: int = Field(default=512, ge=1)
     task_tokens: int = Field(default=256, ge=1)
     lora_rank: int = Field(default=16, ge=1)

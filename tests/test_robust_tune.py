@@ -151,7 +151,7 @@ def test_lora_seeds_and_freezing_every_arm(place: Path) -> None:
         *("-o", "lora", "--via", "lora", "--protect", "freeze"),
         *("--arms", "undefended,rsn", "--seeds", "0,1", "--lora-rank", "2"),
     )
-    assert "Means of 2 seeds" in shown.stdout and "after the task" in shown.stdout
+    assert "Means of 2 seeds" in shown.stdout and "rsn-freeze, seed 1" in shown.stdout
 
 
 def test_the_plan_needs_no_model(place: Path) -> None:

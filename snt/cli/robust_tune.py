@@ -95,7 +95,7 @@ def robust_tune(
     task_batch: Annotated[int, typer.Option("--task-batch", help="Rows of the task a step.")] = 16,
     task_rows: Annotated[
         int, typer.Option("--task-rows", help="Rows that go through the model at once.")
-    ] = 8,
+    ] = 4,
     task_longest: Annotated[
         int, typer.Option("--task-longest", help="Tokens of a row that are used.")
     ] = 512,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from snt.report.figures import duration, gigabytes, p_value, percent, signed_percent
+from snt.report.figures import duration, gigabytes, p_value, signed_percent
 from snt.report.tables import line
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _METRICS = {
     "harmless_refusal": "harmless, refused",
     "task": "task solved",
 }
-_STAGES = {"before": "before", "safety": "after safety", "task": "after the task"}
+_STAGES = {"before": "before", "safety": "safety", "task": "task"}
 
 
 def robust_tables(found: RobustRun) -> list[RenderableType]:
@@ -59,34 +59,22 @@ def plan_tables(plan: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _rows(report: Mapping[str, Any], several: bool) -> Table:
-    exact = any("task" in row for row in report["rows"])
-    table = Table(
-        title=f"Robust tuning of {report['model']['id']} on {report['task']['name']}",
-        title_justify="left",
-        box=box.SIMPLE,
-        caption_justify="left",
-        caption="in brackets: 95%, Wilson; perplexity: change against before; task loss: nats a "
-        f"token of held-out responses; judge: {report['settings']['evaluate']['judge']}",
+    table = _table(
+        f"Robust tuning of {report['model']['id']} on {report['task']['name']}",
+        "percent, in brackets 95% (Wilson); task loss: nats a token of held-out responses; "
+        f"perplexity: change; judge: {report['settings']['evaluate']['judge']}",
     )
-    table.add_column("arm")
-    table.add_column("stage")
-    if several:
-        table.add_column("seed", justify="right")
-    shown = {name: label for name, label in _METRICS.items() if exact or name != "task"}
-    for label in (*shown.values(), "task loss", "perplexity"):
-        table.add_column(label, justify="right")
+    shown = _measured(report["rows"])
+    _columns(table, [*(_METRICS[name] for name in shown), "task loss", "perplexity"])
     last = None
     for row in report["rows"]:
-        if last is not None and (row["arm"], row["seed"]) != last:
-            table.add_section()
-        first = (row["arm"], row["seed"]) != last
-        last = (row["arm"], row["seed"])
-        seed = [str(row["seed"])] if several else []
+        named = f"{row['arm']}, seed {row['seed']}" if several else row["arm"]
+        if named != last:
+            table.add_row(named, style="bold")
+        last = named
         change = row.get("perplexity")
         table.add_row(
-            row["arm"] if first else "",
-            _STAGES[row["stage"]],
-            *seed,
+            f"  {_STAGES[row['stage']]}",
             *(_rate(row.get(metric)) for metric in shown),
             f"{row['task_loss']:.3f}",
             "" if change is None else signed_percent(change["change"]),
@@ -96,57 +84,71 @@ def _rows(report: Mapping[str, Any], several: bool) -> Table:
 
 def _summary(report: Mapping[str, Any]) -> Table:
     seeds = report["summary"][0]["seeds"]
-    table = Table(
-        title=f"Means of {seeds} seeds",
-        title_justify="left",
-        box=box.SIMPLE,
-        caption="in brackets: 95%, resampling prompts and seeds",
-        caption_justify="left",
-    )
-    for name in ("arm", "stage"):
-        table.add_column(name)
-    shown = [name for name in _METRICS if any(name in row for row in report["summary"])]
-    for name in shown:
-        table.add_column(_METRICS[name], justify="right")
+    table = _table(f"Means of {seeds} seeds", "in brackets: 95%, resampling prompts and seeds")
+    shown = _measured(report["summary"])
+    _columns(table, [_METRICS[name] for name in shown])
+    last = None
     for row in report["summary"]:
-        table.add_row(row["arm"], _STAGES[row["stage"]], *(_rate(row.get(name)) for name in shown))
+        if row["arm"] != last:
+            table.add_row(row["arm"], style="bold")
+        last = row["arm"]
+        cells = (_rate(row.get(name)) for name in shown)
+        table.add_row(f"  {_STAGES[row['stage']]}", *cells)
     return table
 
 
 def _comparisons(report: Mapping[str, Any]) -> Table:
-    table = Table(
-        title="Differences after the task, on the same prompts",
-        title_justify="left",
-        box=box.SIMPLE,
-        caption="points; in brackets: 95%, paired bootstrap; p: exact McNemar, by seed",
-        caption_justify="left",
+    table = _table(
+        "After the task, arm minus reference, on the same prompts",
+        "points, in brackets 95% (paired bootstrap); after them p of exact McNemar, by seed",
     )
-    table.add_column("arm minus reference")
-    shown = [name for name in _METRICS if any(c["metric"] == name for c in report["comparisons"])]
-    for name in shown:
-        table.add_column(_METRICS[name], justify="right")
-        table.add_column("p", justify="right")
+    shown = _measured(report["comparisons"], "metric")
+    _columns(table, [_METRICS[name] for name in shown])
     pairs: dict[tuple[str, str], dict[str, Any]] = {}
     for one in report["comparisons"]:
         pairs.setdefault((one["arm"], one["reference"]), {})[one["metric"]] = one
     for (arm, reference), by_metric in pairs.items():
-        cells: list[str] = []
-        for name in shown:
-            cells += _difference(by_metric.get(name))
+        cells = (_difference(by_metric.get(name)) for name in shown)
         table.add_row(f"{arm} − {reference}", *cells)
     return table
 
 
-def _difference(one: Mapping[str, Any] | None) -> tuple[str, str]:
+def _table(title: str, caption: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("", min_width=12)
+    return table
+
+
+def _columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        # Too narrow a terminal gets two lines for a figure, never a part of it.
+        table.add_column(name, justify="right", overflow="fold")
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], column: str | None = None) -> list[str]:
+    """The metrics that rows have, or name in `column`, in the order of a table."""
+    held = {row[column] for row in rows} if column else {name for row in rows for name in row}
+    return [name for name in _METRICS if name in held]
+
+
+def _difference(one: Mapping[str, Any] | None) -> str:
     if one is None:
-        return "", ""
+        return ""
     low, high = one["interval"]
-    figure = f"{100 * one['value']:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
-    return figure, ", ".join(p_value(seed["p"]) for seed in one["seeds"])
+    figure = f"{100 * one['value']:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})"
+    return f"{figure}\n{', '.join(p_value(seed['p']) for seed in one['seeds'])}"
 
 
 def _rate(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return ""
     low, high = value["interval"]
-    return f"{percent(value['value'])} ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{100 * value['value']:.1f} ({100 * low:.0f}–{100 * high:.0f})"

@@ -29,7 +29,7 @@ class TaskSchedule:
     epochs: float = 3.0
     learning_rate: float | None = None
     batch: int = 16
-    rows_at_once: int = 8
+    rows_at_once: int = 4
     longest: int = 512
     weight_decay: float = 0.01
     warmup: float = 0.03
