@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from snt.corpus_files import HubReference
 from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.measurement import Settings
 from snt.evaluation.perplexity import Perplexity
@@ -226,3 +227,31 @@ def test_finished_work_is_taken_up_only_with_its_key(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match="remove the file"):
             stages.result("before", "k")
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1}) != key_of({"a": 1})
+
+
+def test_gsm8k_comes_from_the_hub_with_its_own_test_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import snt.robust.task_data as task_data
+
+    def rows(reference: HubReference, **_: object) -> tuple[dict[str, str], ...]:
+        assert (reference.id, reference.config) == ("openai/gsm8k", "main")
+        return ({"question": f"{reference.split}?", "answer": "<<1+1=2>>2\n#### 2"},)
+
+    monkeypatch.setattr(task_data, "read_hub", rows)
+    task = load_task("gsm8k")
+    assert [item.prompt for item in task.train] == ["train?"]
+    assert task.evaluation[0].prompt == "test?" and task.train[0].response == "2\n#### 2"
+
+
+def test_a_task_has_one_system_message(tmp_path: Path) -> None:
+    def messages(system: str, n: int) -> dict[str, object]:
+        turns = [("system", system), ("user", f"ask {n}"), ("assistant", f"told {n}")]
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    first = _file(tmp_path / "a.jsonl", [messages("Be brief.", n) for n in range(8)])
+    task = load_task(first)
+    assert task.system == "Be brief." and task.describe()["system_prompt"] == "Be brief."
+    other = _file(tmp_path / "b.jsonl", [messages("Be long.", n) for n in range(3)])
+    with pytest.raises(FormatError, match="different system messages"):
+        load_task(first, evaluation=other)
