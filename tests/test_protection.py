@@ -160,8 +160,11 @@ def test_protected_gradients_do_not_count_in_the_norm() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_lora_changes_no_protected_row_or_column(when: str, tmp_path: Path) -> None:
-    model = family_model("llama")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_changes_no_protected_row_or_column(
+    when: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = family_model("llama").to(dtype)
     mask = mask_of(model)
     before = slices(model, mask)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=list(EVERY), lora_bias=True)
