@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snt.errors import RequestError, unknown_name
+from snt.tuning import POSITIONS, RETAIN
 
 if TYPE_CHECKING:
     from snt.evaluation.measurement import Settings
@@ -70,8 +71,8 @@ class RobustSettings:
     foundation: str | None = None
     foundation_select: str = "budget=5%"
     data: str = "refusals/tune"
-    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
-    positions: int = 5
+    retain: tuple[str, ...] = RETAIN
+    positions: int = POSITIONS
     task: TaskSchedule = field(default_factory=TaskSchedule)
     task_tokens: int = 256
 
