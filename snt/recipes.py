@@ -127,7 +127,7 @@ def run_recipe(
     results: dict[str, Any] = {}
     for number, name in enumerate(steps, start=1):
         progress.say(f"step {number} of {len(steps)}: {name}")
-        results[name] = getattr(run, name)()
+        results[name] = getattr(run, name.replace("-", "_"))()
         release()
     return RecipeRun(recipe, directory, results, time.perf_counter() - started, peak_bytes())
 
@@ -237,6 +237,12 @@ class _Run:
             command=f"snt run {self.recipe.name}",
             **self._common(),
         )
+
+    def robust_tune(self) -> Any:
+        from snt.robust.recipe_step import run_step
+
+        mask = self.mask if self.recipe.detect else None
+        return run_step(self.recipe, mask, self.directory / "robust", self._common())
 
     def eval(self) -> Any:
         from snt.evaluation.evaluate import BASE, evaluate
