@@ -1,4 +1,4 @@
-"""Every ratio of detection against its bar, in one run.
+"""Every ratio of detection and tuning against its bar, in one run.
 
     python -m benchmarks [--prompts 64] [--rounds 3] [--threads N] [--only embedded,large,…]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import embedded, layers
+from benchmarks import embedded, layers, tuning
 from benchmarks.ratios import Row
 
 PARTS = {
@@ -24,6 +24,7 @@ PARTS = {
     "large": lambda _prompts, rounds: layers.large(rounds),
     "published": lambda _prompts, rounds: layers.against_published(rounds),
     "long": lambda _prompts, _rounds: layers.long(),
+    "tuning": lambda _prompts, rounds: tuning.rows(rounds),
 }
 
 
@@ -39,7 +40,7 @@ def processor() -> str:
 
 def main() -> int:
     """Run the parts asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Detection's ratios.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios and bars.")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

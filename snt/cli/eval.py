@@ -53,6 +53,7 @@ def evaluate(
     backend: options.Backend = None,
     dtype: options.Dtype = "auto",
     system: options.System = None,
+    template: options.Template = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -85,6 +86,7 @@ def evaluate(
         backend=backend,
         dtype=dtype,
         system=system,
+        template=template,
         offline=offline,
         progress=out,
     )

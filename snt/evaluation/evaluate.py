@@ -87,6 +87,7 @@ def evaluate(
     system: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    template: str | None = None,
 ) -> Evaluation:
     """Measure `model`, a model or a patch directory, and `baseline` on the same prompts.
 
@@ -100,7 +101,7 @@ def evaluate(
     settings = settings or Settings()
     settings.chosen(offline)
     check_writable(output)
-    choice = ModelChoice(model, backend, dtype, system, offline, base)
+    choice = ModelChoice(model, backend, dtype, system, offline, base, template)
     patch = patch_directory(model)
     measured, name, description = _run(
         choice, settings, deactivate, _saved(patch, "after"), progress

@@ -69,3 +69,9 @@ def gigabytes(count: int) -> str:
 def p_value(value: float) -> str:
     """A p-value, short."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def curve_bar(fraction: float, width: int = 20) -> str:
+    """0.5 -> a bar of half the width, for a small picture in text."""
+    filled = round(width * min(1.0, max(0.0, fraction)))
+    return "█" * filled + "·" * (width - filled)
