@@ -29,14 +29,17 @@ def attach(module: nn.Module, axis: Axis, at: Tensor, current: Current) -> Calla
     at: (n,) int64 rows or columns. `current` gives the float32 delta, rows (n, d_in) or columns
     (d_out, n), or None while it is switched off.
     """
+    add = _add_rows if axis == "rows" else _add_columns
     if type(module) is nn.Linear and "forward" not in vars(module):
-        weight, bias = module.weight, module.bias
         function = _RowsInside if axis == "rows" else _ColumnsInside
 
         def forward(x: Tensor) -> Tensor:
-            delta = current()
+            delta, weight, bias = current(), module.weight, module.bias
             if delta is None:
                 return nn.functional.linear(x, weight, bias)
+            if weight.requires_grad or (bias is not None and bias.requires_grad):
+                # Somebody trains the weight too, and wants the gradient that is left out below.
+                return add(x, nn.functional.linear(x, weight, bias), delta, at)
             output: Tensor = function.apply(x, delta, at, weight, bias)  # type: ignore[no-untyped-call]
             return output
 
@@ -45,8 +48,6 @@ def attach(module: nn.Module, axis: Axis, at: Tensor, current: Current) -> Calla
         return lambda: delattr(module, "forward")
 
     # Any other way to hold a weight (8-bit, offloaded, patched already) does its own product.
-    add = _add_rows if axis == "rows" else _add_columns
-
     def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         delta = current()
         return output if delta is None else add(inputs[0], output, delta, at)

@@ -64,6 +64,20 @@ def test_switched_off_it_is_the_module_itself(axis: Literal["rows", "cols"]) -> 
     assert torch.equal(module(x), before)
 
 
+@pytest.mark.parametrize("axis", ["rows", "cols"])
+def test_a_weight_that_is_trained_too_gets_its_gradient(axis: Literal["rows", "cols"]) -> None:
+    module, delta = _module(nn.Linear).requires_grad_(True), _delta(axis).requires_grad_(True)
+    x = torch.randn(5, 7, dtype=torch.float64)
+    attach(module, axis, AT, lambda: delta)
+    output = module(x)
+    output.square().sum().backward()
+    expected = 2 * output.detach().mT @ x
+    assert module.weight.grad is not None and delta.grad is not None
+    torch.testing.assert_close(module.weight.grad, expected)
+    inside = expected[AT] if axis == "rows" else expected[:, AT]
+    torch.testing.assert_close(delta.grad, inside)
+
+
 def test_two_deltas_on_one_module_add_up() -> None:
     module, x = _module(nn.Linear), torch.randn(3, 7, dtype=torch.float64)
     rows, columns = _delta("rows"), _delta("cols")

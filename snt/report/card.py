@@ -49,7 +49,10 @@ def patch_card(report: Mapping[str, Any], mask: NeuronMask) -> str:
         outside=report["outside_changed"],
         steps=report["steps"],
         data=report["data"]["name"],
-        retain=", ".join(f"`{corpus['name']}`" for corpus in report["retain"]) or "nothing",
+        retain=", ".join(
+            f"`{corpus['name']}`" for corpus in [*report["retain"], *report["retain_text"]]
+        )
+        or "nothing",
         table=_table(report),
         curve=_curve(report),
     )
