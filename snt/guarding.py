@@ -6,8 +6,9 @@ where it stood, and the limit says from where on it must not go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from snt.backend import LoadedModel
 from snt.chat import Chat
@@ -47,12 +48,23 @@ class Guard:
     measure: Callable[[], tuple[float, float]]
     every: int = EVERY
     limit: float | None = None
+    corpora: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise RequestError(f"a guard every {self.every} steps; give at least 1")
         if self.limit is not None and not 0.0 <= self.limit <= 1.0:
             raise RequestError(f"an over-refusal of at most {self.limit}: give a share, 0 to 1")
+
+    def describe(self) -> dict[str, Any]:
+        """What it measures and when, as it stands in a patch."""
+        return {
+            "every": self.every,
+            "max_over_refusal": self.limit,
+            "prompts": PROMPTS,
+            "new_tokens": NEW_TOKENS,
+            "corpora": [dict(corpus) for corpus in self.corpora],
+        }
 
     def due(self, step: int, steps: int) -> bool:
         """Whether the curve has a point at `step` of `steps`."""
@@ -83,19 +95,20 @@ def evenly(corpus: Corpus, count: int = PROMPTS) -> list[str]:
 def guard_of(
     model: LoadedModel,
     chat: Chat,
-    harmful: Sequence[str],
-    lookalike: Sequence[str],
+    harmful: Corpus,
+    lookalike: Corpus,
     every: int = EVERY,
     limit: float | None = None,
 ) -> Guard:
     """A guard that reads the beginnings of greedy replies, by the default judge."""
     judge = get_judge(DEFAULT_JUDGE)
-    prompts = [*harmful, *lookalike]
+    asked = evenly(harmful)
+    prompts = [*asked, *evenly(lookalike)]
 
     def measure() -> tuple[float, float]:
         said = replies(model, chat, prompts, NEW_TOKENS, batch_size=40)
         refused = [is_refused(judge.label(*one)) for one in zip(prompts, said, strict=True)]
-        first, second = refused[: len(harmful)], refused[len(harmful) :]
+        first, second = refused[: len(asked)], refused[len(asked) :]
         return 1 - sum(first) / len(first), sum(second) / len(second)
 
-    return Guard(measure, every, limit)
+    return Guard(measure, every, limit, (harmful.describe(), lookalike.describe()))

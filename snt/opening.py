@@ -156,6 +156,10 @@ def opened(
     patch = load_patch(directory / "patch.safetensors")
     base = open_model(replace(choice, ref=choice.base), named=named_model(patch), progress=progress)
     check_patch(patch, base)
+    trained_with = patch.provenance.get("template")
+    if trained_with != base.chat.describe()["template"]:
+        progress = progress or Silence()
+        progress.say("warning: the patch was trained with another chat template than this one")
     on_device = {
         key: (indices.to(base.model.device), delta.to(base.model.device))
         for key, (indices, delta) in patch.slices.items()

@@ -19,7 +19,7 @@ from snt.deltas import Deltas, check_tunable, digest_of, masked_slices
 from snt.errors import RequestError
 from snt.evaluation.completions import read_completions, write_completions
 from snt.evaluation.measurement import Measurement, Settings, measure, metric_values
-from snt.guarding import EVERY, HARMFUL, LOOKALIKE, NEW_TOKENS, PROMPTS, evenly, guard_of
+from snt.guarding import EVERY, HARMFUL, LOOKALIKE, guard_of
 from snt.loggers import check_loggers
 from snt.masks import load_mask, save_mask
 from snt.memory import peak_bytes, release
@@ -134,6 +134,8 @@ def tune(
     if not len(held):
         raise RequestError(f"{mask} holds no neuron; there is nothing to tune")
     check_tunable(held)
+    if positions < 1:
+        raise RequestError(f"{positions} positions of a kept answer; give at least 1")
     pairs = corpora.load_pairs(data, offline=offline, progress=progress)
     kept, texts, watched = (
         [corpora.load(name, offline=offline, progress=progress) for name in names]
@@ -154,14 +156,11 @@ def tune(
     rounding = rounding_warning(schedule.learning_rate, steps, typical_size(slices, opened.model))
     if rounding:
         progress.say(f"warning: {rounding}")
-    every = EVERY if guard_every is None and max_over_refusal is not None else guard_every
-    guarding = {
-        "every": every,
-        "max_over_refusal": max_over_refusal,
-        "prompts": PROMPTS,
-        "new_tokens": NEW_TOKENS,
-        "corpora": [corpus.describe() for corpus in watched],
-    }
+    guard = None
+    if guard_every is not None or max_over_refusal is not None:
+        every = EVERY if guard_every is None else guard_every
+        harmful, lookalike = watched
+        guard = guard_of(opened.model, opened.chat, harmful, lookalike, every, max_over_refusal)
     made = {
         **opened.describe(),
         "data": pairs.describe(),
@@ -169,13 +168,16 @@ def tune(
         "retain_text": [corpus.describe() for corpus in texts],
         "schedule": schedule.as_json(),
         "positions": positions,
-        "guard": guarding if every else None,
+        "guard": guard and guard.describe(),
         "gradient_checkpointing": gradient_checkpointing,
         "mask_sha256": sha256_of(mask),
         "snt": __version__,
     }
-    work = checkpoint_directory(output)
+    work, logs = checkpoint_directory(output), logs_directory(output)
     begin(work, made, resume)
+    if report_to and not resume:
+        # A chart of two runs in one is of neither.
+        shutil.rmtree(logs, ignore_errors=True)
     before = _measured(opened, evaluate, work / "before.jsonl", progress)
     targets = kept_corpora(opened.model, opened.chat, kept, positions, progress)
     plain = [text for corpus in texts for text in corpus.texts]
@@ -186,10 +188,6 @@ def tune(
         opened.chat.pad_id,
         kept_texts(opened.model, opened.chat, plain),
     )
-    guard = None
-    if every is not None:
-        harmful, lookalike = (evenly(corpus) for corpus in watched)
-        guard = guard_of(opened.model, opened.chat, harmful, lookalike, every, max_over_refusal)
     release()
     trained = Deltas.zeros(slices, opened.model)
     losses, changed = _train(
@@ -202,7 +200,7 @@ def tune(
         guard=guard,
         gradient_checkpointing=gradient_checkpointing,
         report_to=report_to,
-        logs=logs_directory(output),
+        logs=logs,
     )
     tuned = replace(opened, patch_digest=digest_of(trained.tensors()))
     with trained.attached(opened.model):

@@ -64,8 +64,10 @@ def test_it_reads_the_beginnings_of_replies(pico: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(guarding, "replies", said)
     chat = Chat(model.tokenizer, model.context)
-    guard = guard_of(model, chat, ["x", "y", "x", "x"], ["y", "x"])
+    harmful, other = (Corpus(text, tuple(text), ()) for text in ("xyxx", "yx"))
+    guard = guard_of(model, chat, harmful, other)
     assert guard.measure() == (0.25, 0.5)
+    assert [corpus["name"] for corpus in guard.describe()["corpora"]] == ["xyxx", "yx"]
 
 
 def test_a_history_comes_back_from_its_checkpoint(tmp_path: Path) -> None:

@@ -260,6 +260,10 @@ def test_a_base_model_from_detect_to_eval(base: Path, template: tuple[str, ...])
     done = snt("eval", "./p", "--base", "./raw", "-o", "e", *quick, at=base)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["replies_reused"] == 6
+    assert "another chat template" not in done.stderr
+    if template:
+        done = snt("eval", "./p", "--base", "./raw", "-o", "e", *quick[:-2], at=base)
+        assert done.returncode == 0 and "another chat template" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -272,6 +276,7 @@ def test_a_base_model_from_detect_to_eval(base: Path, template: tuple[str, ...])
         (("--schedule", "liner"), "did you mean linear"),
         (("--max-over-refusal", "2"), "give a share"),
         (("--accumulate", "0"), "at least 1"),
+        (("--positions", "0"), "at least 1"),
         (("--retain-text", "nowhere.txt"), "nowhere.txt"),
     ],
 )

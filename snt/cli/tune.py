@@ -73,7 +73,7 @@ def tune(
         bool,
         typer.Option(
             "--gradient-checkpointing",
-            help="Compute layers again in the backward pass: less memory, a third more time.",
+            help="Compute layers again in the backward pass: less memory, half as much time again.",
         ),
     ] = False,
     guard_every: Annotated[
