@@ -15,7 +15,7 @@ from snt import corpora
 from snt.backend import Batch, LoadedModel
 from snt.opening import ModelChoice, open_model
 from snt.scores import Scores
-from snt.scoring import BATCH_PROMPTS, detect_scores, group_by_length
+from snt.scoring import BATCH_PROMPTS, common_beginning, detect_scores, group_by_length
 
 MODEL, CORPUS = "smollm2-135m", "harmful/detect"
 
@@ -43,7 +43,8 @@ def rows(prompts: int, rounds: int) -> list[Row]:
 
     def detection(name: str) -> Callable[[], None]:
         def run() -> None:
-            found[name] = detect_scores(model, batches, importance=name).scores
+            beginning = common_beginning(batches, name)
+            found[name] = detect_scores(model, batches, importance=name, beginning=beginning).scores
 
         return run
 
@@ -53,7 +54,7 @@ def rows(prompts: int, rounds: int) -> list[Row]:
             "forward": lambda: forward(model, batches),
             "exact": detection("exact"),
             "fast": detection("fast"),
-            "half": lambda: detect_scores(model, half),
+            "half": lambda: detect_scores(model, half, beginning=common_beginning(half)),
         },
         rounds,
     )
@@ -128,6 +129,7 @@ def agreement(exact: Scores, fast: Scores) -> list[Row]:
 
 def _prepared(batches: int) -> Callable[[], object]:
     model, planned = model_and_batches(BATCH_PROMPTS)
-    detect_scores(model, planned)
+    beginning = common_beginning(planned)
+    detect_scores(model, planned, beginning=beginning)
     # The same lengths throughout: every new length leaves the allocator with other gaps.
-    return lambda: detect_scores(model, planned * batches)
+    return lambda: detect_scores(model, planned * batches, beginning=beginning)

@@ -12,7 +12,7 @@ from benchmarks.peak import peak_of
 from benchmarks.ratios import Row, in_turn, ratios
 from snt.backend import Batch, LayerActivations
 from snt.importance.by_name import Importances
-from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
+from snt.importance.fast import fast_key_importance, fast_query_importance, group_terms
 from snt.importance.query_key import head_factors, head_grams, key_importance, query_importance
 from snt.scores import NeuronScores
 
@@ -91,9 +91,9 @@ def work(name: str, tokens: int) -> Callable[[], object]:
         return query_importance(seen, real, per_head), key_importance(seen, real, per_group)
 
     def fast() -> object:
-        shared = group_attention(seen, real)
-        query = fast_query_importance(seen, real, grams, attention=shared)
-        return query, fast_key_importance(seen, real, grams, attention=shared)
+        shared = group_terms(seen, real, grams)
+        query = fast_query_importance(seen, real, grams, shared=shared)
+        return query, fast_key_importance(seen, real, grams, shared=shared)
 
     def published() -> object:
         return materialised.query_scores(seen), materialised.key_scores(seen)

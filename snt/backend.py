@@ -48,11 +48,15 @@ class Turn:
 class LayerActivations:
     """What one decoder layer computed for one batch; float32.
 
-    middle: (B, T, F), input of the down projection. up: (B, T, F), output of the up projection, or
-    None where the family has none of its own. query_raw: (B, H, T, D) and key_raw:
+    R positions of the batch itself attend to T: to themselves, and to T − R before them that all
+    its prompts begin with, which were shown apart (see `LoadedModel.observe`).
+
+    middle: (B, R, F), input of the down projection. up: (B, R, F), output of the up projection, or
+    None where the family has none of its own. query_raw: (B, H, R, D) and key_raw:
     (B, G, T, D), as they enter the rotary embedding; query, key, value the same after it.
-    visible: (B, 1 or H, T, T) bool, which positions a position attends to. attended: (B, H, T, D).
-    scale: on query·key. softcap c: logits become c·tanh(logits / c) before the mask.
+    turn: of T positions. visible: (B, 1 or H, R, T) bool, which positions a position attends to.
+    attended: (B, H, R, D). scale: on query·key. softcap c: logits become c·tanh(logits / c) before
+    the mask.
 
     A norm over queries or keys couples coordinates: without raw coordinate d the others of its span
     grow. query_gain, key_gain: that growth minus one, same shape as the raws, or None without a
@@ -111,8 +115,14 @@ class LoadedModel(Protocol):
     def dtype(self) -> dtype:
         """Precision of the weights."""
 
-    def observe(self, batches: Iterable[Batch], visitor: Visitor) -> None:
-        """Run every batch through the decoder and show each layer to `visitor`."""
+    def observe(
+        self, batches: Iterable[Batch], visitor: Visitor, beginning: Tensor | None = None
+    ) -> None:
+        """Run every batch through the decoder and show each layer to `visitor`.
+
+        `beginning`, (L,) token ids, comes before every row of every batch, and batches hold only
+        what follows. It goes through the decoder once and is shown first, as a batch of one row.
+        """
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states (B, T, d_model), before the language-model head."""

@@ -13,12 +13,13 @@ from snt import __version__
 from snt.anatomy import KINDS
 from snt.corpora import Corpus
 from snt.errors import RequestError
+from snt.importance.positions import Positions
 from snt.objective import right_padded
 from snt.opening import OpenModel
 from snt.progress import Progress
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import TooManyDropped, detect_scores, length_groups
+from snt.scoring import TooManyDropped, common_beginning, detect_scores, length_groups
 from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
@@ -111,14 +112,15 @@ def score_corpus(
     """Score `texts`; what is found is kept in `work` whenever the work stops before its end.
 
     `role` is "corpus" or "against"; `made` goes into the metadata beside what the model says of
-    itself (importance, seed). Raises RequestError for prompts that do not fit the model and for a
-    shard without batches, MismatchError for a resume with other settings, TooManyDropped when more
-    than 1% of the prompts have importances that are not finite.
+    itself (importance, positions, seed). Raises RequestError for prompts that do not fit the model
+    and for a shard without batches, MismatchError for a resume with other settings, TooManyDropped
+    when more than 1% of the prompts have importances that are not finite.
     """
     prompts = [opened.chat.prompt_ids(text) for text in texts.texts]
     groups = length_groups(prompts)
     every = [right_padded([prompts[i] for i in group], opened.chat.pad_id) for group in groups]
     plan = plan_digest(every)
+    positions = Positions.parse(made["positions"])
     part = slice(None) if shard is None else slice(shard.number - 1, None, shard.of)
     batches, groups = every[part], groups[part]
     if not batches:
@@ -149,6 +151,9 @@ def score_corpus(
                 on_batch=checkpoint.on_batch,
                 rows=len(prompts),
                 importance=made["importance"],
+                positions=positions,
+                # Of the whole corpus, so that every shard of it is measured alike.
+                beginning=common_beginning(every, made["importance"], positions),
             )
         except TooManyDropped:
             raise
@@ -194,6 +199,7 @@ def _settings(
         "texts": texts.sha256,
         "kinds": ",".join(kind for kind in KINDS if kind in kinds),
         "importance": made["importance"],
+        "positions": made["positions"],
         "batches": plan,
         "shard": None if shard is None else f"{shard.number}/{shard.of}",
         "snt": __version__,

@@ -19,7 +19,8 @@ from snt.atomic import check_writable
 from snt.corpora import Corpus
 from snt.corpus_scoring import HALVES, ScoredSide, Shard, score_sides
 from snt.errors import RequestError, unknown_name
-from snt.importance.by_name import IMPORTANCES
+from snt.importance.by_name import IMPORTANCES, Importances
+from snt.importance.positions import Positions
 from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
@@ -115,6 +116,7 @@ def detect(
     corpus: str | Corpus = "harmful/detect",
     against: str | Corpus | None = "harmless/detect",
     importance: str = "exact",
+    positions: str = "all",
     select_by: str = DEFAULT_SELECT,
     consistency: float = 1.0,
     combine: str | None = None,
@@ -136,7 +138,8 @@ def detect(
     """Find neurons that are important on `corpus` and, by default, less so on `against`.
 
     Writes the mask to `output` and the scores files beside it. `combine` is none, subtract or
-    contrast; left out it is contrast with a second corpus and none without. `select_against` is
+    contrast; left out it is contrast with a second corpus and none without. `positions` of a prompt
+    that count are "all" or "last=N". `select_against` is
     the threshold of what is subtracted, `at_most` limits kinds and layers (`ffn=0.5%,layer=200`).
     A model that is `opened` already is used as it is. `verify` removes the neurons in memory,
     beside controls, and cuts masks from halves of the corpora; its answer may be no, which
@@ -157,7 +160,7 @@ def detect(
         at_most=at_most,
     )
     choice = ModelChoice(model, backend, dtype, system, offline, template=template)
-    made = {"importance": importance, "seed": seed}
+    made = {"importance": importance, "positions": positions, "seed": seed}
     texts = _corpora(made, corpus, against, output, resume, offline, progress)
     if verify is not None:
         check_writable(verification_path(output))
@@ -194,6 +197,7 @@ def detect_shard(
     corpus: str = "harmful/detect",
     against: str | None = "harmless/detect",
     importance: str = "exact",
+    positions: str = "all",
     kinds: Sequence[str] = KINDS,
     output: Path = Path("mask.safetensors"),
     resume: bool = False,
@@ -214,7 +218,7 @@ def detect_shard(
     cut = Cut.parse(against is not None, kinds=kinds)
     part = Shard.parse(shard)
     choice = ModelChoice(model, backend, dtype, system, offline, template=template)
-    made = {"importance": importance, "seed": seed}
+    made = {"importance": importance, "positions": positions, "seed": seed}
     progress = progress or Silence()
     texts = _corpora(made, corpus, against, output, resume, offline, progress)
     opened = open_model(choice, exact=True, progress=progress)
@@ -239,6 +243,7 @@ def _corpora(
     """The corpora by role, and everything checked that can be before a model is loaded."""
     if made["importance"] not in IMPORTANCES:
         raise unknown_name("importance", made["importance"], IMPORTANCES)
+    Importances(made["importance"], (), Positions.parse(made["positions"]))
     check_writable(output)
     if resume:
         check_resumable(unfinished_directory(output))

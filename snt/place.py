@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from snt import __version__, corpora
 from snt.atomic import check_writable, write_json, write_text
@@ -28,11 +29,12 @@ from snt.evaluation.measurement import Measurement, measure
 from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
-from snt.place_arms import CONTROLS, PlaceArm, arms_of
+from snt.place_arms import CONTROLS, PlaceArm, agreed_order, arms_of
 from snt.place_results import ArmResult, PlaceRow, Point, place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
 from snt.progress import Progress, Silence
 from snt.retaining import kept_corpora
+from snt.scores import Place
 from snt.scores_files import ScoresFile, load_scores
 from snt.training import Plan, train
 
@@ -78,6 +80,7 @@ def does_place_matter(
     *,
     scores: Path,
     against: Path,
+    others: Mapping[str, Sequence[tuple[Path, Path]]] | None = None,
     settings: PlaceSettings | None = None,
     output: Path = Path("place"),
     backend: str | None = None,
@@ -88,8 +91,10 @@ def does_place_matter(
 ) -> Placing:
     """Train and measure every arm cut from two scores files of a detection.
 
-    Arms that `output` holds already, made with the same settings, are not made again. Raises
-    RequestError and children for what cannot be served, MismatchError for scores of another model.
+    `others` names rules of other detections by their pairs of scores files: what is cut is their
+    contrast, and with several pairs (halves) what all of them agree on. Arms that `output` holds
+    already, made with the same settings, are not made again. Raises RequestError and children for
+    what cannot be served, MismatchError for scores of another model.
     """
     started = time.perf_counter()
     progress = progress or Silence()
@@ -102,22 +107,31 @@ def does_place_matter(
     system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline)
     opened = open_model(choice, named=named_model(first), progress=progress)
-    for file in (first, second):
+    others_read = {
+        name: [(load_scores(one), load_scores(two)) for one, two in pairs]
+        for name, pairs in (others or {}).items()
+    }
+    every = [first, second, *(one for held in others_read.values() for two in held for one in two)]
+    for file in every:
         if file.anatomy != opened.model.anatomy:
             raise MismatchError(f"the scores are for another model than {opened.id}; detect on it")
-    arms = list(_arms(opened, first, second, settings))
+    orders = {
+        name: agreed_order([(one.scores, two.scores) for one, two in held])
+        for name, held in others_read.items()
+    }
+    arms = list(_arms(opened, first, second, orders, settings))
     bench = _Bench.prepare(opened, settings, pairs, progress)
-    key = _key(opened, settings, first, second, pairs)
-    finished = _finished(output / "arms.jsonl", key)
+    finished = _finished(output / "arms.jsonl")
     results = []
     for number, arm in enumerate(arms, start=1):
-        if arm.name not in finished:
+        key = arm.name, _key(opened, settings, pairs, arm)
+        if key not in finished:
             progress.say(f"arm {number} of {len(arms)}: {arm.name}")
-            finished[arm.name] = bench.run(arm)
-            row = {"key": key, "name": arm.name, **finished[arm.name].as_json()}
+            finished[key] = bench.run(arm)
+            row = {"key": key[1], "name": arm.name, **finished[key].as_json()}
             _append(output / "arms.jsonl", row)
             release()
-        results.append(finished[arm.name])
+        results.append(finished[key])
     placing = Placing(
         tuple(results),
         tuple(place_results(results)),
@@ -219,7 +233,11 @@ class _Bench:
 
 
 def _arms(
-    opened: OpenModel, first: ScoresFile, second: ScoresFile, settings: PlaceSettings
+    opened: OpenModel,
+    first: ScoresFile,
+    second: ScoresFile,
+    others: Mapping[str, Mapping[Place, Tensor]],
+    settings: PlaceSettings,
 ) -> Iterator[PlaceArm]:
     about = opened.describe()
     return arms_of(
@@ -231,20 +249,17 @@ def _arms(
         settings.draws,
         opened.model.parameters,
         {key: about[key] for key in ("model", "fingerprint")},
+        others,
     )
 
 
-def _key(
-    opened: OpenModel,
-    settings: PlaceSettings,
-    first: ScoresFile,
-    second: ScoresFile,
-    pairs: TrainingPairs,
-) -> str:
-    """A digest of all that an arm's result depends on beside its name."""
+def _key(opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, arm: PlaceArm) -> str:
+    """A digest of all that an arm's result depends on: the neurons, and what all arms share."""
     shared = {key: value for key, value in settings.as_json().items() if key not in _WHICH}
-    parts = [opened.describe(), shared, dict(first.provenance), dict(second.provenance)]
-    text = json.dumps([*parts, pairs.sha256], sort_keys=True, default=str)
+    neurons = [[*place, found.tolist()] for place, found in sorted(arm.mask.neurons.items())]
+    text = json.dumps(
+        [opened.describe(), shared, pairs.sha256, neurons], sort_keys=True, default=str
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -252,21 +267,20 @@ def _key(
 _WHICH = ("budgets", "rules", "draws")
 
 
-def _finished(path: Path, key: str) -> dict[str, ArmResult]:
+def _finished(path: Path) -> dict[tuple[str, str], ArmResult]:
     if not path.is_file():
         return {}
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            name, mine = row.pop("name"), row.pop("key") == key
+            key = row.pop("name"), row.pop("key")
         except (ValueError, KeyError, AttributeError) as error:
             # A run that was killed while writing leaves one broken line, which is made again.
             if line.endswith("}"):
                 raise FormatError(f"{path}, line {number} is no finished arm: {error!r}") from error
             continue
-        if mine:
-            found[name] = ArmResult.from_json(row)
+        found[key] = ArmResult.from_json(row)
     return found
 
 

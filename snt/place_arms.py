@@ -58,25 +58,27 @@ def arms_of(
     draws: int,
     parameters: int,
     provenance: Mapping[str, object] | None = None,
-    given: Mapping[str, Mapping[str, NeuronMask]] | None = None,
+    others: Mapping[str, Mapping[Place, Tensor]] | None = None,
 ) -> Iterator[PlaceArm]:
     """Every arm, budget by budget, smallest first as given.
 
-    `parameters` is the size of the model, which budgets are a share of. `given` holds masks by rule
-    and budget that were located elsewhere. The controls `random`, `magnitude` and `foundation` are
-    matched per layer and kind to the first located rule of `rules`. Raises UnknownNameError for a
-    rule, RequestError for budgets that hold no neuron or no located rule.
+    `parameters` is the size of the model, which budgets are a share of. `others` holds rules of
+    other detections: per place (n,) float64, lower is kept first. The controls `random`,
+    `magnitude` and `foundation` are matched per layer and kind to the first located rule of
+    `rules`. Raises UnknownNameError for a rule, RequestError for budgets that hold no neuron or no
+    located rule.
     """
-    given = given or {}
+    others = others or {}
     for rule in rules:
-        if rule not in ARMS and rule not in given:
-            raise unknown_name("rule", rule, [*ARMS, *given])
-    located = [rule for rule in rules if rule in LOCATED or rule in given]
+        if rule not in ARMS and rule not in others:
+            raise unknown_name("rule", rule, [*ARMS, *others])
+    located = [rule for rule in rules if rule in LOCATED or rule in others]
     if not located:
         raise RequestError(f"no located rule among {', '.join(rules)}; add {', '.join(LOCATED)}")
     consistent = consistency_order(scores)
     foundation = within_budget(anatomy, consistency_order(against), int(FOUNDATION * parameters))
-    orders = {
+    orders: dict[str, Mapping[Place, Tensor]] = {
+        **others,
         "contrast": contrast_order(scores, against),
         "consistent": consistent,
         "subtract": _without(consistent, foundation),
@@ -85,8 +87,6 @@ def arms_of(
         size = Selection.parse(f"budget={budget}").budget(parameters)
 
         def cut(rule: str, budget: str = budget, size: int = size) -> NeuronMask:
-            if rule in given:
-                return given[rule][budget]
             chosen = within_budget(anatomy, orders[rule], size)
             selection = {"rule": rule, "budget": budget}
             return NeuronMask(
@@ -109,6 +109,17 @@ def arms_of(
                         else uniform_mask(anatomy, size, draw, provenance)
                     )
                     yield PlaceArm(rule, budget, draw, mask)
+
+
+def agreed_order(pairs: Sequence[tuple[Scores, Scores]]) -> dict[Place, Tensor]:
+    """The contrast of each (scores, against), a neuron held to the pair that speaks least for it.
+
+    With one pair the plain contrast; with halves of a corpus, what both halves agree on.
+    """
+    first, *rest = (contrast_order(*pair) for pair in pairs)
+    for other in rest:
+        first = {place: torch.maximum(values, other[place]) for place, values in first.items()}
+    return first
 
 
 def uniform_mask(

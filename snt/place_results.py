@@ -117,7 +117,8 @@ class PlaceRow:
     """One rule at one budget, draws taken together; figures are means with 95% intervals.
 
     separation: at the trained scale. best: at the scale that separates best. Intervals resample
-    prompts, and draws where there are several (bootstrap, percentile).
+    prompts, and draws where there are several (bootstrap, percentile). over_random: the separation
+    minus that of the random masks of the same budget, prompt by prompt; None without them.
     """
 
     rule: str
@@ -129,6 +130,7 @@ class PlaceRow:
     perplexity_change: float
     separation: tuple[float, float, float]
     best: tuple[float, float, float]
+    over_random: tuple[float, float, float] | None
 
 
 def place_results(arms: Sequence[ArmResult]) -> list[PlaceRow]:
@@ -138,6 +140,7 @@ def place_results(arms: Sequence[ArmResult]) -> list[PlaceRow]:
         groups.setdefault((arm.rule, arm.budget), []).append(arm)
     rows = []
     for (rule, budget), members in groups.items():
+        random = [arm.at_full for arm in groups.get(("random", budget), ())]
         full = [arm.at_full for arm in members]
         rows.append(
             PlaceRow(
@@ -150,6 +153,7 @@ def place_results(arms: Sequence[ArmResult]) -> list[PlaceRow]:
                 float(np.mean([point.perplexity_change for point in full])),
                 separation_interval(full),
                 separation_interval([arm.best for arm in members]),
+                separation_difference(full, random) if random and rule != "random" else None,
             )
         )
     return rows
@@ -158,21 +162,51 @@ def place_results(arms: Sequence[ArmResult]) -> list[PlaceRow]:
 def separation_interval(points: Sequence[Point], seed: int = 0) -> tuple[float, float, float]:
     """Mean separation of points on the same prompts, with a bootstrap interval."""
     draw = np.random.default_rng(seed)
-    harmful = np.array([point.refused for point in points], dtype=float)
-    safe = [
-        np.array([point.safe_refused[metric] for point in points], dtype=float)
-        for metric in points[0].safe_refused
-    ]
+    outcomes = _outcomes(points)
     found = []
     for _ in range(_RESAMPLES):
         members = draw.integers(0, len(points), len(points))
-        refused = harmful[members][:, draw.integers(0, harmful.shape[1], harmful.shape[1])].mean()
-        over = [
-            part[members][:, draw.integers(0, part.shape[1], part.shape[1])].mean() for part in safe
+        drawn = [
+            part[members][:, draw.integers(0, part.shape[1], part.shape[1])] for part in outcomes
         ]
-        found.append(refused - float(np.mean(over)))
+        found.append(_separation(drawn))
     low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(np.mean([point.separation for point in points])), float(low), float(high)
+
+
+def separation_difference(
+    points: Sequence[Point], others: Sequence[Point], seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean separation of `points` minus that of `others`, both on the same resampled prompts."""
+    draw = np.random.default_rng(seed)
+    sides = [_outcomes(side) for side in (points, others)]
+    sizes = [part.shape[1] for part in sides[0]]
+    found = []
+    for _ in range(_RESAMPLES):
+        prompts = [draw.integers(0, size, size) for size in sizes]
+        members = [draw.integers(0, len(side[0]), len(side[0])) for side in sides]
+        one, two = (
+            _separation([part[some][:, at] for part, at in zip(side, prompts, strict=True)])
+            for side, some in zip(sides, members, strict=True)
+        )
+        found.append(one - two)
+    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return _separation(sides[0]) - _separation(sides[1]), float(low), float(high)
+
+
+def _outcomes(points: Sequence[Point]) -> list[np.ndarray]:
+    """(points, prompts) of the harmful corpus, then of each safe one."""
+    harmful = np.array([point.refused for point in points], dtype=float)
+    names = points[0].safe_refused
+    return [
+        harmful,
+        *(np.array([p.safe_refused[name] for p in points], dtype=float) for name in names),
+    ]
+
+
+def _separation(outcomes: Sequence[np.ndarray]) -> float:
+    harmful, *safe = (float(part.mean()) for part in outcomes)
+    return harmful - float(np.mean(safe))
 
 
 def times_needed(rows: Sequence[PlaceRow], located: str, control: str) -> dict[str, float | None]:

@@ -19,6 +19,8 @@ class DetectStep(_Step):
 
     corpus: str = "harmful/detect"
     against: str | None = "harmless/detect"
+    importance: str = "exact"
+    positions: str = "all"
     select: str = "budget=1%"
     combine: Literal["none", "subtract", "contrast"] | None = None
     consistency: float = Field(default=1.0, gt=0, le=1)
@@ -45,9 +47,27 @@ class TuneStep(_Step):
     max_over_refusal: float | None = Field(default=None, ge=0, le=1)
 
 
-class PlaceStep(_Step):
-    """Located masks of the detect step against random ones, tuned and measured alike."""
+class OtherDetection(_Step):
+    """A detection whose contrast is one more rule of a comparison of places.
 
+    With `shards` n, its prompts are scored in n parts, and the neurons are those that all agree on.
+    """
+
+    corpus: str = "harmful/detect"
+    against: str = "harmless/detect"
+    importance: str = "exact"
+    positions: str = "all"
+    kinds: tuple[str, ...] = ("q", "k", "v", "ffn")
+    shards: int = Field(default=1, ge=1, le=16)
+
+
+class PlaceStep(_Step):
+    """Located masks of the detect step against random ones, tuned and measured alike.
+
+    `detections` are made first; their names are rules.
+    """
+
+    detections: dict[str, OtherDetection] = Field(default_factory=dict)
     budgets: tuple[str, ...] = ("0.01%", "0.03%", "0.1%", "0.3%", "1%")
     rules: tuple[str, ...] | None = None
     draws: int = Field(default=3, ge=1)

@@ -18,6 +18,7 @@ from snt.recipe_schema import (
     STEPS,
     DetectStep,
     EvalStep,
+    OtherDetection,
     PlaceStep,
     Recipe,
     TuneStep,
@@ -151,6 +152,8 @@ class _Run:
             self.recipe.model,
             corpus=step.corpus,
             against=step.against,
+            importance=step.importance,
+            positions=step.positions,
             select_by=step.select,
             combine=step.combine,
             consistency=step.consistency,
@@ -168,7 +171,7 @@ class _Run:
         step = self.recipe.place or PlaceStep()
         settings = PlaceSettings(
             budgets=step.budgets,
-            rules=step.rules or RULES,
+            rules=step.rules or (*step.detections, *RULES),
             draws=step.draws,
             scales=step.scales,
             data=step.data,
@@ -180,10 +183,35 @@ class _Run:
             self.recipe.model,
             scores=scores_path(self.mask),
             against=scores_path(self.mask, against=True),
+            others={name: self._other(name, one) for name, one in step.detections.items()},
             settings=settings,
             output=self.directory / "place",
             **self._common(),
         )
+
+    def _other(self, name: str, step: OtherDetection) -> list[tuple[Path, Path]]:
+        """Make one more detection; its scores files, a pair for each part."""
+        from snt.detection import detect_shard
+        from snt.scores_files import scores_path
+
+        pairs = []
+        for number in range(1, step.shards + 1):
+            part = f"-{number}" if step.shards > 1 else ""
+            mask = self.directory / "detections" / f"{name}{part}.safetensors"
+            pairs.append((scores_path(mask), scores_path(mask, against=True)))
+            detect_shard(
+                self.recipe.model,
+                shard=f"{number}/{step.shards}",
+                corpus=step.corpus,
+                against=step.against,
+                importance=step.importance,
+                positions=step.positions,
+                kinds=step.kinds,
+                output=mask,
+                **self._common(),
+                seed=self.recipe.seed,
+            )
+        return pairs
 
     def tune(self) -> Any:
         from snt.tuning import tune

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, isqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,18 +37,16 @@ class NeuronScores:
     @staticmethod
     def of(importance: Tensor) -> NeuronScores:
         """Scores of a batch: importance (B, n), finite, B ≥ 1."""
+        importance = importance.float().cpu()
         batch, size = importance.shape
-        order = importance.argsort(dim=1, descending=True, stable=True)
-        positions = torch.arange(size, device=importance.device).expand(batch, size)
-        rank = torch.empty_like(order).scatter_(1, order, positions)
-        histogram = torch.zeros(size, BINS, dtype=torch.int32, device=importance.device)
-        ones = torch.ones(size, batch, dtype=torch.int32, device=importance.device)
-        histogram.scatter_add_(1, rank_bin(rank).T, ones)
-        return NeuronScores(
-            importance.amin(dim=0).float().cpu(),
-            rank.amax(dim=0).to(torch.int32).cpu(),
-            histogram.cpu(),
-        )
+        order = _descending(importance)
+        ranks = torch.arange(size, dtype=torch.int32)
+        rank = torch.empty(batch, size, dtype=torch.int32)
+        rank.scatter_(1, order, ranks.expand(batch, -1))
+        entries = (order * BINS + _bins(size)).flatten()
+        histogram = torch.zeros(size * BINS, dtype=torch.int32)
+        histogram.index_add_(0, entries, torch.ones_like(entries, dtype=torch.int32))
+        return NeuronScores(importance.amin(dim=0), rank.amax(dim=0), histogram.view(size, BINS))
 
     def merge(self, other: NeuronScores) -> NeuronScores:
         """The scores of both sets of prompts together."""
@@ -97,6 +97,24 @@ class Scores:
         for place, scores in other.places.items():
             merged[place] = merged[place].merge(scores) if place in merged else scores
         return Scores(merged)
+
+
+def _descending(importance: Tensor) -> Tensor:
+    """Per row of (B, n) float32 ≥ 0 the neurons' numbers, most important first, ties by number.
+
+    The bits of such floats are ordered as they are, so that with the number behind them one sort of
+    distinct whole numbers does it; NumPy's is ten times as fast as a stable one of floats here.
+    """
+    # Adding zero turns −0.0 into 0.0.
+    bits = (importance + 0.0).view(torch.int32).long()
+    keys = (bits.neg() << 32) + torch.arange(importance.shape[1])
+    return torch.from_numpy(np.sort(keys.numpy(), axis=1)) & 0xFFFFFFFF
+
+
+@lru_cache(maxsize=16)
+def _bins(size: int) -> Tensor:
+    """(size,) the bin of every rank."""
+    return rank_bin(torch.arange(size))
 
 
 def rank_bin(rank: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from snt.scoring import check_dropped
 from snt.unfinished import KEY as UNFINISHED
 
 # What must be equal for two importances to mean the same.
-_ALIKE = ("fingerprint", "importance", "template", "system_prompt", "backend", "dtype")
+_ALIKE = ("fingerprint", "importance", "positions", "template", "system_prompt", "backend", "dtype")
 ROLES = ("corpus", "against")
 
 

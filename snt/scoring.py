@@ -14,12 +14,16 @@ from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
 from snt.importance.by_name import Importances
+from snt.importance.positions import Positions
 from snt.objective import right_padded
 from snt.scores import NeuronScores, Place, Scores
 
 # A batch is as large as this allows: prompts, and tokens with their padding.
 BATCH_PROMPTS = 8
 BATCH_TOKENS = 4096
+EVERY_POSITION = Positions()
+# Below this many tokens a beginning measured apart costs more than it saves.
+_WORTH = 8
 
 
 def length_groups(
@@ -55,6 +59,36 @@ def group_by_length(
     return [right_padded([prompts[index] for index in group], pad_id) for group in groups]
 
 
+def common_beginning(
+    batches: Sequence[Batch], importance: str = "exact", positions: Positions = EVERY_POSITION
+) -> Tensor | None:
+    """The token ids (L,) that all prompts begin with, where measuring them once saves work.
+
+    A chat template opens every prompt alike, and what causal attention does there depends on
+    nothing else. Every prompt keeps a token of its own, and all that count of `positions`.
+    """
+    if importance == "released-code" or sum(len(batch.real) for batch in batches) < 2:
+        return None
+    if not all(bool(batch.real[:, 0].all()) for batch in batches):
+        return None
+    first = batches[0].input_ids[0]
+    length = len(first)
+    for batch in batches:
+        length = min(length, int(batch.real.sum(dim=1).min()) - (positions.last or 1))
+        if length < _WORTH:
+            return None
+        alike = (batch.input_ids[:, :length] == first[:length]).all(dim=0)
+        length = min(length, int(alike.long().cumprod(dim=0).sum()))
+    return first[:length] if length >= _WORTH else None
+
+
+def _after(beginning: Tensor | None, batches: Sequence[Batch]) -> Sequence[Batch]:
+    if beginning is None:
+        return batches
+    length = len(beginning)
+    return [Batch(batch.input_ids[:, length:], batch.real[:, length:]) for batch in batches]
+
+
 class TooManyDropped(RunFailure):
     """More than one prompt in a hundred has importances that are not finite."""
 
@@ -87,10 +121,13 @@ def detect_scores(
     on_batch: Callable[[Tally], None] | None = None,
     rows: int | None = None,
     importance: str = "exact",
+    positions: Positions = EVERY_POSITION,
+    beginning: Tensor | None = None,
 ) -> Detected:
     """Importances of all neurons of `kinds` over all batches.
 
-    `importance` is one of `snt.importance.by_name.IMPORTANCES`.
+    `importance` is one of `snt.importance.by_name.IMPORTANCES`, over the `positions` that count.
+    `beginning`, from `common_beginning`, is what all prompts begin with, and is measured once.
     A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
     earlier run got from the first of these batches. `on_layer` gets the number of prompts after
     each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
@@ -99,13 +136,16 @@ def detect_scores(
     begin = begin or Tally()
     started = time.perf_counter()
     collector = _Collector(
-        Importances(importance, tuple(kinds)),
+        Importances(importance, tuple(kinds), positions),
+        beginning is not None,
         on_layer,
         on_batch,
         begin,
         sum(len(batch.real) for batch in batches) if rows is None else rows,
     )
-    model.observe(batches[begin.batches :], collector)
+    rest = batches[begin.batches :]
+    if rest:
+        model.observe(_after(beginning, rest), collector, beginning)
     seconds = time.perf_counter() - started
     tally = collector.tally
     if tally.batches != len(batches):
@@ -137,6 +177,7 @@ class _Collector:
     """
 
     importances: Importances
+    has_beginning: bool
     on_layer: Callable[[int], None] | None
     on_batch: Callable[[Tally], None] | None
     tally: Tally
@@ -144,6 +185,7 @@ class _Collector:
     seconds: float = 0.0
     seen: Counter[int] = field(default_factory=Counter)
     waiting: dict[int, dict[Place, Tensor]] = field(default_factory=dict)
+    beginning: dict[Place, Tensor] = field(default_factory=dict)
     first: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -153,18 +195,35 @@ class _Collector:
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
     ) -> None:
         started = time.perf_counter()
+        if self.has_beginning and (layer, self.importances.kinds[0]) not in self.beginning:
+            self._begin(layer, batch, activations, model)
+            self.seconds += time.perf_counter() - started
+            return
         # Each layer sees the batches in their order, so counting tells which one this is.
         number = self.first + self.seen[layer]
         self.seen[layer] += 1
         held = self.waiting.setdefault(number, {})
         found = self.importances(layer, batch, activations, model)
         for kind, importance in found.items():
-            held[layer, kind] = importance
+            before = self.beginning.get((layer, kind))
+            held[layer, kind] = importance if before is None else torch.hypot(importance, before)
         if self.on_layer is not None:
             self.on_layer(len(batch.real))
         if len(held) == model.anatomy.layers * len(self.importances.kinds):
             self._commit(number, model)
         self.seconds += time.perf_counter() - started
+
+    def _begin(
+        self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
+    ) -> None:
+        """What all prompts begin with adds to every importance, as squares of a norm do."""
+        # Where only last positions count, a beginning has none of them.
+        counts = self.importances.positions.last is None
+        found = self.importances.once(layer, batch, activations, model) if counts else {}
+        for kind in self.importances.kinds:
+            size = model.anatomy.size(kind)
+            none = torch.zeros(1, size, device=activations.key.device)
+            self.beginning[layer, kind] = found.get(kind, none)
 
     def _commit(self, number: int, model: LoadedModel) -> None:
         held = self.waiting.pop(number)

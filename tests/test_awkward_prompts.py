@@ -136,8 +136,8 @@ def test_a_backend_that_leaves_out_a_batch(place: Path) -> None:
     class Lazy:
         anatomy, dtype, weight = model.anatomy, model.dtype, model.weight
 
-        def observe(self, batches: Any, visitor: Any) -> None:
-            model.observe(batches[:1], visitor)
+        def observe(self, batches: Any, visitor: Any, beginning: Any) -> None:
+            model.observe(batches[:1], visitor, beginning)
 
     lazy: Any = Lazy()
     with pytest.raises(RunFailure, match="1 of 2 batches"):

@@ -18,7 +18,9 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from snt.anatomy import KINDS, Slice, anatomy_of
 from snt.backend import Batch
-from snt.scoring import detect_scores
+from snt.errors import RequestError
+from snt.importance.positions import Positions
+from snt.scoring import common_beginning, detect_scores
 
 # Tokens of each prompt, and whether its padding is on the left; one token alone changes nothing in
 # its attention, so that it stands apart from the minimum over a batch.
@@ -97,7 +99,7 @@ def _blocks(held: FullModel, batch: Batch) -> Blocks:
         for layer in range(held.anatomy.layers)
         for name in (family.attention, "mlp")
     ]
-    held.hidden(batch)
+    held.forward(batch)
     for hook in hooks:
         hook.remove()
     return found
@@ -109,10 +111,12 @@ def _output(block: tuple[Any, Any, Any]) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _oracle(held: FullModel, batch: Batch) -> dict[Any, tuple[torch.Tensor, torch.Tensor]]:
-    """Per (layer, kind): importances (B, n), and the norm of the block's output (B, 1)."""
+def _oracle(
+    held: FullModel, batch: Batch, counted: torch.Tensor
+) -> dict[Any, tuple[torch.Tensor, torch.Tensor]]:
+    """Per (layer, kind), over `counted` (B, T): importances (B, n), norm of the output (B, 1)."""
     blocks = _blocks(held, batch)
-    kept = batch.real.unsqueeze(-1)
+    kept = counted.unsqueeze(-1)
     found = {}
     for number in range(held.anatomy.layers):
         layer = held._layer(number)
@@ -147,7 +151,7 @@ def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
     for prompts in (_LONG, _SHORT):
         batch = batch_of(prompts)
         with torch.no_grad():
-            oracle = _oracle(exact, batch)
+            oracle = _oracle(exact, batch, batch.real)
         single = [
             Batch(batch.input_ids[i : i + 1], batch.real[i : i + 1]) for i in range(len(prompts))
         ]
@@ -165,3 +169,65 @@ def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
                     atol=1e-6 * float(whole[rows].max()),
                     msg=lambda text, place=place, rows=rows: f"{place}, {rows}: {text}",
                 )
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_common_beginning_changes_nothing(model_type: str) -> None:
+    model = family_model(model_type, 0.6)
+    exact = full(copy.deepcopy(model).double())
+    exact.model.set_attn_implementation("oracle")
+    if model_type in MIXTURES:
+        exact.model.set_experts_implementation("eager")
+    batch = batch_of(((14, False), (11, False), (10, False)), width=14)
+    batch.input_ids[:, :9] = batch.input_ids[0, :9]
+    with torch.no_grad():
+        oracle = _oracle(exact, batch, batch.real)
+    beginning = common_beginning([batch])
+    assert beginning is not None and len(beginning) == 9
+    scores = detect_scores(full(model), [batch], beginning=beginning).scores
+    for place, (expected, whole) in oracle.items():
+        torch.testing.assert_close(
+            scores.places[place].minimum.double(),
+            expected.amin(dim=0),
+            rtol=1e-4,
+            atol=1e-6 * float(whole.max()),
+            msg=lambda text, place=place: f"{place}: {text}",
+        )
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen3", "olmo2", "mixtral"])
+def test_the_last_positions_alone(model_type: str) -> None:
+    model = family_model(model_type, 0.6)
+    exact = full(copy.deepcopy(model).double())
+    exact.model.set_attn_implementation("oracle")
+    if model_type in MIXTURES:
+        exact.model.set_experts_implementation("eager")
+    batch = batch_of(_LONG)
+    counted = torch.zeros_like(batch.real)
+    for row, (length, left) in enumerate(_LONG):
+        end = batch.real.shape[1] if left else length
+        counted[row, max(end - 3, end - length) : end] = True
+    with torch.no_grad():
+        oracle = _oracle(exact, batch, counted)
+    scores = detect_scores(full(model), [batch], positions=Positions.parse("last=3")).scores
+    for place, (expected, whole) in oracle.items():
+        torch.testing.assert_close(
+            scores.places[place].minimum.double(),
+            expected.amin(dim=0),
+            rtol=1e-4,
+            atol=1e-6 * float(whole.max()),
+            msg=lambda text, place=place: f"{place}: {text}",
+        )
+
+
+def test_positions_that_are_none_are_refused() -> None:
+    for text in ("last", "last=0", "last=-1", "first=3", ""):
+        with pytest.raises(RequestError, match="last=5"):
+            Positions.parse(text)
+    with pytest.raises(RequestError, match="every position"):
+        detect_scores(
+            full(family_model("llama")),
+            [batch_of(_SHORT)],
+            importance="released-code",
+            positions=Positions(2),
+        )

@@ -13,11 +13,12 @@ import snt
 from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.measurement import Settings
 from snt.place import does_place_matter
-from snt.place_arms import ARMS, arms_of
+from snt.place_arms import ARMS, agreed_order, arms_of
 from snt.place_results import ArmResult, Point, place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
 from snt.report.place import place_picture
 from snt.scores_files import load_scores
+from snt.selection import contrast_order
 from snt.training import Schedule
 
 
@@ -50,6 +51,33 @@ def test_rows_take_draws_together_and_keep_the_best_scale_apart() -> None:
     assert random.separation[0] == pytest.approx(0.0) and random.best[0] == pytest.approx(0.3)
     assert contrast.separation == pytest.approx((1.0, 1.0, 1.0))
     assert random.separation[1] <= 0.0 <= random.separation[2]
+
+
+def test_a_difference_pairs_the_prompts() -> None:
+    """Prompts that both refuse or both answer tell nothing; ten pairs that differ tell much."""
+    arms = [
+        _arm("random", "1%", 100, _point(4, 0), draw=1),
+        _arm("random", "1%", 100, _point(4, 0), draw=2),
+        _arm("contrast", "1%", 100, _point(4, 0)),
+        _arm("subtract", "1%", 100, _point(9, 0)),
+    ]
+    random, contrast, subtract = place_results(arms)
+    assert random.over_random is None
+    assert contrast.over_random == pytest.approx((0.0, 0.0, 0.0))
+    assert subtract.over_random is not None
+    middle, low, high = subtract.over_random
+    assert middle == pytest.approx(0.5) and 0.0 < low < middle < high
+
+
+def test_agreement_holds_a_neuron_to_the_half_that_speaks_least_for_it(detection: Path) -> None:
+    first = load_scores(detection.with_name("m.scores.safetensors")).scores
+    second = load_scores(detection.with_name("m.against.scores.safetensors")).scores
+    both = agreed_order([(first, second), (second, first)])
+    one, other = contrast_order(first, second), contrast_order(second, first)
+    for place, values in both.items():
+        assert torch.equal(values, torch.maximum(one[place], other[place]))
+    alone = agreed_order([(first, second)])
+    assert all(torch.equal(values, one[place]) for place, values in alone.items())
 
 
 def test_times_needed_reads_the_control_curve() -> None:
@@ -133,7 +161,7 @@ def test_a_stopped_comparison_goes_on_and_draws_its_curve(
     prose.write_text('{"text": "A plain sentence about the weather."}\n' * 2)
     settings = PlaceSettings(
         budgets=("5%",),
-        rules=("contrast", "random"),
+        rules=("contrast", "random", "turned"),
         draws=1,
         scales=(0.5, 1.0),
         data=str(data),
@@ -155,14 +183,19 @@ def test_a_stopped_comparison_goes_on_and_draws_its_curve(
 
     def run() -> object:
         return does_place_matter(
-            str(pico), scores=scores, against=against, settings=settings, output=output
+            str(pico),
+            scores=scores,
+            against=against,
+            others={"turned": [(against, scores)]},
+            settings=settings,
+            output=output,
         ).as_json()
 
     whole = run()
     kept = (output / "arms.jsonl").read_text().splitlines()
-    assert len(kept) == 2
-    # Killed while the second arm was written: it alone is made again, to the same figures.
-    (output / "arms.jsonl").write_text(f"{kept[0]}\n{kept[1][:40]}")
+    assert len(kept) == 3
+    # Killed while the third arm was written: it alone is made again, to the same figures.
+    (output / "arms.jsonl").write_text(f"{kept[0]}\n{kept[1]}\n{kept[2][:40]}")
     trained = []
     import snt.place as place
 

@@ -11,9 +11,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from snt.backend import Batch, LayerActivations, Turn
+from snt.backend import LayerActivations, Turn
 from snt.importance import attention_change, fast, paper, query_key, released_code
-from snt.importance.packing import packed, shared_beginning
+from snt.importance.packing import packed
 from snt.importance.value import value_gram, value_importance
 
 GROUPS, PER_GROUP, DIM, MODEL = 2, 3, 8, 20
@@ -352,45 +352,56 @@ def test_fast_is_exact_where_all_are_redone(case: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_rows_in_common_are_measured_once_and_count_for_all(case: str) -> None:
+def test_a_beginning_and_what_follows_make_the_whole(case: str) -> None:
     layers = [Layer(tokens, **CASES[case]) for tokens in (14, 11)]
     long, short = layers
     for name in ("query", "key", "value"):
         getattr(short, name)[:, :9] = getattr(long, name)[:, :9]
     short.output = long.output
     seen, real = _padded(layers, left=False)
-    seen = replace(seen, visible=seen.visible.tril())
+    first, after, every = _beginning(seen, 9), _after(seen, 9), torch.ones(1, 9, dtype=torch.bool)
     output = long.output.float()
     factors = [query_key.head_factors(output, long.units(n)) for n in (HEADS, GROUPS)]
-    batch = Batch(torch.arange(14).expand(2, -1).clone(), real)
-    batch.input_ids[1, 9:] = 0
-    shared = shared_beginning(batch, seen.visible)
-    assert shared == 9
     grams = query_key.head_grams(output, long.units(GROUPS))
-    attention = fast.group_attention(seen, real, shared)
     for importance, terms in (
         (query_key.query_importance, factors[0]),
         (query_key.key_importance, factors[1]),
     ):
-        once, each = importance(seen, real, terms, shared), importance(seen, real, terms)
-        torch.testing.assert_close(once, each, rtol=1e-4, atol=1e-5)
+        once = torch.hypot(importance(after, real[:, 9:], terms), importance(first, every, terms))
+        torch.testing.assert_close(once, importance(seen, real, terms), rtol=1e-4, atol=1e-5)
+    shared = fast.group_terms(after, real[:, 9:], grams)
     for estimate in (fast.fast_query_importance, fast.fast_key_importance):
-        once, each = estimate(seen, real, grams, shared, attention), estimate(seen, real, grams)
-        assert spearmanr(once[1], each[1]).statistic > 0.9
+        rest = estimate(after, real[:, 9:], grams, shared)
+        once = torch.hypot(rest, estimate(first, every, grams))
+        assert spearmanr(once[1], estimate(seen, real, grams)[1]).statistic > 0.9
 
 
-def test_what_is_no_beginning_in_common() -> None:
-    causal = torch.ones(2, 1, 12, 12, dtype=torch.bool).tril()
-    ids, real = torch.ones(2, 12, dtype=torch.long), torch.ones(2, 12, dtype=torch.bool)
-    assert shared_beginning(Batch(ids, real), causal) == 11
-    assert shared_beginning(Batch(ids[:1], real[:1]), causal[:1]) == 0
-    assert shared_beginning(Batch(ids, real), torch.ones_like(causal)) == 0
-    padded_left = real.clone()
-    padded_left[1, 0] = False
-    assert shared_beginning(Batch(ids, padded_left), causal) == 0
-    other = ids.clone()
-    other[1, 5] = 2
-    assert shared_beginning(Batch(other, real), causal) == 0
+def _after(seen: LayerActivations, tokens: int) -> LayerActivations:
+    """Without the rows of the first tokens, whose columns stay."""
+    gain = seen.query_gain
+    return replace(
+        seen,
+        query_raw=seen.query_raw[:, :, tokens:],
+        query=seen.query[:, :, tokens:],
+        visible=seen.visible[:, :, tokens:],
+        query_gain=None if gain is None else gain[:, :, tokens:],
+    )
+
+
+def _beginning(seen: LayerActivations, tokens: int) -> LayerActivations:
+    """The first tokens of the first prompt alone."""
+
+    def cut(part: Tensor) -> Tensor:
+        return part[:1, ..., :tokens, :]
+
+    names = ("query_raw", "key_raw", "query", "key", "value", "query_gain", "key_gain")
+    parts: dict[str, Any] = {name: getattr(seen, name) for name in names}
+    return replace(
+        seen,
+        **{name: None if part is None else cut(part) for name, part in parts.items()},
+        turn=Turn(cut(seen.turn.own), cut(seen.turn.cross), seen.turn.partner),
+        visible=cut(seen.visible)[..., :tokens],
+    )
 
 
 def test_fast_repeats_to_the_bit_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from snt.backend import Batch, backend_names, get_backend
 from snt.errors import RequestError, UnknownNameError
-from snt.scoring import detect_scores, group_by_length
+from snt.importance.positions import Positions
+from snt.scoring import common_beginning, detect_scores, group_by_length
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,37 @@ def test_empty_requests() -> None:
         group_by_length([], pad_id=0)
     with pytest.raises(RequestError, match="prompt 2"):
         group_by_length([[1], []], pad_id=0)
+
+
+def test_what_prompts_begin_with_is_measured_once_and_counts_for_all(directory: Path) -> None:
+    model = get_backend("full").load(directory)
+    template = [7, 3, 9, 1, 4, 4, 8, 2, 5, 6]
+    batches = group_by_length([[*template, *one] for one in PROMPTS], pad_id=0, size=2)
+    beginning = common_beginning(batches)
+    assert beginning is not None and beginning.tolist() == template
+    for importance in ("exact", "paper"):
+        once = detect_scores(model, batches, importance=importance, beginning=beginning).scores
+        each = detect_scores(model, batches, importance=importance).scores
+        for place, scores in each.places.items():
+            torch.testing.assert_close(
+                once.places[place].minimum, scores.minimum, rtol=1e-4, atol=1e-6
+            )
+            assert once.places[place].prompts == len(PROMPTS)
+
+
+def test_what_is_no_common_beginning() -> None:
+    def found(*prompts: list[int], **more: Any) -> int:
+        beginning = common_beginning(group_by_length(list(prompts), pad_id=0, size=2), **more)
+        return 0 if beginning is None else len(beginning)
+
+    alike, longer = list(range(1, 13)), list(range(1, 15))
+    assert found(alike, longer) == 11  # every prompt keeps a token of its own
+    assert found(alike, longer, positions=Positions(3)) == 9
+    assert found(alike, longer, positions=Positions(5)) == 0  # seven tokens are not worth it
+    assert found(alike, longer, importance="released-code") == 0
+    assert found(alike) == 0
+    assert found(alike, longer, [1, 2, 3, 4, 5, 6, 7, 8, 99, 10, 11]) == 8
+    assert found(alike, longer, [1, 2, 3, 99, 5, 6, 7, 8, 9, 10, 11]) == 0
+    left = Batch(torch.ones(2, 12, dtype=torch.long), torch.ones(2, 12, dtype=torch.bool))
+    left.real[1, 0] = False
+    assert common_beginning([left]) is None

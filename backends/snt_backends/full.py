@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
 )
 from transformers.utils import logging
@@ -23,7 +24,7 @@ from snt.anatomy import Anatomy, anatomy_of
 from snt.backend import Batch, Visitor
 from snt.errors import RunFailure
 from snt_backends.observing import observed
-from snt_backends.shared_prefix import hidden_states
+from snt_backends.shared_prefix import hidden_states, repeated
 
 name = "full"
 summary = "the whole model in one process, full or half precision, CPU or one GPU"
@@ -91,10 +92,15 @@ class FullModel:
         on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
         return hidden_states(decoder, on_device)
 
-    def forward(self, batch: Batch) -> None:
-        """Every row through the decoder whole, so that what observes it sees every token."""
+    def forward(self, batch: Batch, cache: DynamicCache | None = None) -> None:
+        """Every token of a batch through the decoder, after what `cache` holds, and into it."""
+        length = 0 if cache is None else cache.get_seq_length()
+        before = batch.real.new_ones(len(batch.real), length)
         self.model.get_submodule(self.anatomy.family.decoder)(
-            input_ids=batch.input_ids, attention_mask=batch.real.long(), use_cache=False
+            input_ids=batch.input_ids,
+            attention_mask=torch.cat([before, batch.real], dim=1).long(),
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -151,21 +157,31 @@ class FullModel:
         d_out, d_in = self._parameter(layer, module).shape
         return int(d_out), int(d_in)
 
-    def observe(self, batches: Iterable[Batch], visitor: Visitor) -> None:
+    def observe(
+        self, batches: Iterable[Batch], visitor: Visitor, beginning: Tensor | None = None
+    ) -> None:
         layers = [self._layer(number) for number in range(self.anatomy.layers)]
         with torch.inference_mode(), observed(self.model, layers, self.anatomy) as seen:
-            for batch in batches:
+
+            def show(batch: Batch, cache: DynamicCache | None) -> None:
                 on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
-                seen.visit = lambda layer, activations, b=on_device: visitor(
-                    layer, b, activations, self
-                )
+                seen.visit = lambda layer, activations: visitor(layer, on_device, activations, self)
                 seen.layers_seen = 0
-                self.forward(on_device)
+                self.forward(on_device, cache)
                 if seen.layers_seen != self.anatomy.layers:
                     raise RunFailure(
                         f"{seen.layers_seen} of {self.anatomy.layers} layers were observed; "
                         f"model type {self.anatomy.model_type!r} bypasses its attention interface"
                     )
+
+            first = DynamicCache()
+            if beginning is not None:
+                row = beginning.unsqueeze(0)
+                seen.keep_beginning = True
+                show(Batch(row, torch.ones_like(row, dtype=torch.bool)), first)
+                seen.keep_beginning = False
+            for batch in batches:
+                show(batch, None if beginning is None else repeated(first, len(batch.real)))
 
     def _parameter(self, layer: int, module: str) -> Tensor:
         owner, _, name = module.rpartition(".")

@@ -27,13 +27,44 @@ _LOGITS = 1 << 24
 _PARTS = ("query_raw", "key_raw", "rope", "query", "key", "value", "attended")
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """What a layer's keys are made of, before and beside the cache that holds them turned."""
+
+    raw: Tensor
+    gain: Tensor | None
+    turn: Turn
+
+    def then(self, after: _Columns) -> _Columns:
+        """This beginning before every row of `after`."""
+        rows = len(after.raw)
+
+        def joined(first: Tensor, second: Tensor) -> Tensor:
+            return torch.cat([first.expand(rows, *first.shape[1:]), second], dim=-2)
+
+        gain = None
+        if self.gain is not None and after.gain is not None:
+            gain = joined(self.gain, after.gain)
+        turn = Turn(
+            joined(self.turn.own, after.turn.own),
+            joined(self.turn.cross, after.turn.cross),
+            self.turn.partner,
+        )
+        return _Columns(joined(self.raw, after.raw), gain, turn)
+
+
 @dataclass
 class Seen:
-    """Tensors of the layer that is running; they are handed to `visit` when its middle is known."""
+    """Tensors of the layer that is running; they are handed to `visit` when its middle is known.
+
+    beginning: per layer what the cached beginning of all rows left, empty without one.
+    """
 
     visit: Callable[[int, LayerActivations], None] | None = None
     layers_seen: int = 0
     parts: dict[str, Any] = field(default_factory=dict)
+    beginning: dict[int, _Columns] = field(default_factory=dict)
+    keep_beginning: bool = False
 
 
 @contextmanager
@@ -67,6 +98,7 @@ def observed(model: Any, layers: list[nn.Module], anatomy: Anatomy) -> Iterator[
         # transformers keeps what was registered, and with it all that the functions hold.
         seen.visit = None
         seen.parts.clear()
+        seen.beginning.clear()
         owners.clear()
 
 
@@ -141,21 +173,27 @@ def _finisher(
                 "it bypasses transformers' attention interface"
             )
         query_raw, query_gain = entering(parts["query_raw"], family.query_norm)
-        key_raw, key_gain = entering(parts["key_raw"], family.key_norm)
+        columns = _Columns(
+            *entering(parts["key_raw"], family.key_norm), _turn(parts["rope"], query_raw)
+        )
+        if seen.keep_beginning:
+            seen.beginning[number] = columns
+        elif seen.beginning:
+            columns = seen.beginning[number].then(columns)
         activations = LayerActivations(
             middle=middle.view(len(query_raw), -1, middle.shape[-1]),
             query_raw=query_raw,
-            key_raw=key_raw,
+            key_raw=columns.raw,
             query=parts["query"].float(),
             key=parts["key"].float(),
             value=parts["value"].float(),
-            turn=_turn(parts["rope"], query_raw),
+            turn=columns.turn,
             visible=parts["visible"],
             attended=parts["attended"].float(),
             scale=parts["scale"],
             softcap=parts["softcap"],
             query_gain=query_gain,
-            key_gain=key_gain,
+            key_gain=columns.gain,
             gain_span="all" if family.norm == "all" else "head",
             up=parts.get("up"),
         )

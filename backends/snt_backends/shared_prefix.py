@@ -29,6 +29,15 @@ def shared_length(batch: Batch) -> int:
     return length if length >= _WORTH else 0
 
 
+def repeated(beginning: DynamicCache, rows: int) -> DynamicCache:
+    """A cache of `rows` rows that all begin as the one of `beginning` does, which is left alone."""
+    cache = DynamicCache()
+    for number, layer in enumerate(beginning.layers):
+        keys, values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+        cache.update(keys, values, number)
+    return cache
+
+
 def hidden_states(decoder: Any, batch: Batch) -> Tensor:
     """Final hidden states (B, T, d_model) of a batch, its common beginning computed once."""
     length = shared_length(batch)

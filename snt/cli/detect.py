@@ -43,6 +43,13 @@ def detect(
     importance: Annotated[
         str, typer.Option("--importance", help="exact, fast, paper or released-code.")
     ] = "exact",
+    positions: Annotated[
+        str,
+        typer.Option(
+            "--positions",
+            help="Tokens of a prompt that count: all, or last=5: those where the reply is decided.",
+        ),
+    ] = "all",
     select: options.Select = options.SELECT,
     consistency: options.Consistency = 1.0,
     combine: options.Combine = None,
@@ -104,6 +111,7 @@ def detect(
     asked, place = in_languages.languages_asked(languages, corpus)
     settings: dict[str, Any] = {
         "importance": importance,
+        "positions": positions,
         "kinds": options.names(kinds),
         "output": output,
         "resume": resume,

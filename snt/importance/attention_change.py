@@ -41,7 +41,7 @@ def change_norms(removals: Removals) -> Tensor:
 def _norms(removals: Removals) -> Tensor:
     units, heads, _, neurons = removals.shape
     squared = removals.on_rows[0].new_zeros(units, neurons)
-    project = projection(removals.mixing, heads, neurons, removals.first_row)
+    project = projection(removals.mixing, heads, neurons, removals.rows)
     for rows in removals.row_blocks(_rows_at_once(removals)):
         seen = Attention.of(removals, rows).by_column()
         # Neurons lie side by side in memory: at least a vector of them at a time.
@@ -117,8 +117,7 @@ def shift_bound(removals: Removals) -> Tensor:
     """An upper bound of |x|, without forming x -> (U, N), or (U, m, N) of separate heads."""
     heads_at_once = () if removals.separate else (1,)
     first, second = (
-        rows[:, :, removals.first_row :].abs().amax(dim=(*heads_at_once, 2))
-        * _over(columns.abs().amax(dim=1), removals)
+        rows.abs().amax(dim=(*heads_at_once, 2)) * _over(columns.abs().amax(dim=1), removals)
         for rows, columns in zip(removals.on_rows, removals.on_columns, strict=True)
     )
     bound = first + second

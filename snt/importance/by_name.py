@@ -10,14 +10,20 @@ from torch import Tensor
 
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError
-from snt.importance.fast import fast_key_importance, fast_query_importance, group_attention
+from snt.importance.fast import (
+    GroupTerms,
+    fast_key_importance,
+    fast_query_importance,
+    group_terms,
+)
 from snt.importance.ffn import column_norms, ffn_importance
-from snt.importance.packing import packed, shared_beginning
+from snt.importance.packing import packed
 from snt.importance.paper import (
     paper_key_importance,
     paper_query_importance,
     paper_value_importance,
 )
+from snt.importance.positions import Positions
 from snt.importance.query_key import head_factors, head_grams, key_importance, query_importance
 from snt.importance.released_code import (
     released_ffn_score,
@@ -25,7 +31,6 @@ from snt.importance.released_code import (
     released_query_score,
     released_value_score,
 )
-from snt.importance.removals import Attention
 from snt.importance.value import value_gram, value_importance
 
 IMPORTANCES = ("exact", "fast", "paper", "released-code")
@@ -33,11 +38,22 @@ IMPORTANCES = ("exact", "fast", "paper", "released-code")
 
 @dataclass
 class Importances:
-    """Importances of one name for some kinds; keeps per layer what depends on weights alone."""
+    """Importances of one name for some kinds; keeps per layer what depends on weights alone.
+
+    `positions` count, the others do not. Raises RequestError for a name that has no choice.
+    """
 
     name: str
     kinds: Sequence[str]
+    positions: Positions = field(default_factory=Positions)
     _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name == "released-code" and self.positions.last is not None:
+            raise RequestError(
+                "importance 'released-code' counts every position, as that code does; leave out "
+                "--positions, or use another --importance"
+            )
 
     def __call__(
         self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
@@ -46,9 +62,23 @@ class Importances:
 
         Raises RequestError where the name needs what this model's family does not have.
         """
-        of_kind = _OF_NAME[self.name]
+        return self._measured(self.name, layer, batch, seen, model)
+
+    def once(
+        self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
+    ) -> dict[str, Tensor]:
+        """The same of what is measured once for all prompts: there an estimate saves nothing."""
+        name = "exact" if self.name == "fast" else self.name
+        return self._measured(name, layer, batch, seen, model)
+
+    def _measured(
+        self, name: str, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
+    ) -> dict[str, Tensor]:
+        of_kind = _OF_NAME[name]
+        counted = self.positions.counted(batch.real)
+        seen = self.positions.seen(seen, counted)
         weights = _Terms(layer, model, seen, self._kept, batch)
-        return {kind: of_kind[kind](seen, batch.real, weights) for kind in self.kinds}
+        return {kind: of_kind[kind](seen, counted, weights) for kind in self.kinds}
 
 
 @dataclass
@@ -63,11 +93,6 @@ class _Terms:
     seen: LayerActivations
     kept: dict[tuple[int, str], Tensor]
     batch: Batch
-
-    @cached_property
-    def shared(self) -> int:
-        """Leading tokens that all prompts have in common: measured once."""
-        return shared_beginning(self.batch, self.seen.visible)
 
     @cached_property
     def packed(self) -> LayerActivations:
@@ -88,9 +113,9 @@ class _Terms:
         return self.batch.real.new_ones(len(self.batch.real), self.packed.query.shape[2])
 
     @cached_property
-    def attention(self) -> Attention | None:
-        """This batch's attention, for the kinds that start from it."""
-        return group_attention(self.packed, self.filled, self.shared)
+    def group_terms(self) -> GroupTerms | None:
+        """What estimates of queries and keys share."""
+        return group_terms(self.packed, self.filled, self.grams(self.key_units))
 
     def _once(self, term: str, made: Callable[[], Tensor]) -> Tensor:
         if (self.layer, term) not in self.kept:
@@ -158,28 +183,24 @@ def _released_ffn(seen: LayerActivations, real: Tensor, weights: _Terms) -> Tens
 _OF_NAME: dict[str, dict[str, _Maths]] = {
     "exact": {
         "ffn": _ffn,
-        "q": lambda _seen, _real, w: query_importance(
-            w.packed, w.filled, w.factors(w.query_units), w.shared
-        ),
-        "k": lambda _seen, _real, w: key_importance(
-            w.packed, w.filled, w.factors(w.key_units), w.shared
-        ),
+        "q": lambda _seen, _real, w: query_importance(w.packed, w.filled, w.factors(w.query_units)),
+        "k": lambda _seen, _real, w: key_importance(w.packed, w.filled, w.factors(w.key_units)),
         "v": _value,
     },
     "fast": {
         "ffn": _ffn,
         "q": lambda _seen, _real, w: fast_query_importance(
-            w.packed, w.filled, w.grams(w.grouped_units), w.shared, w.attention
+            w.packed, w.filled, w.grams(w.grouped_units), w.group_terms
         ),
         "k": lambda _seen, _real, w: fast_key_importance(
-            w.packed, w.filled, w.grams(w.key_units), w.shared, w.attention
+            w.packed, w.filled, w.grams(w.key_units), w.group_terms
         ),
         "v": _value,
     },
     "paper": {
         "ffn": _ffn,
-        "q": lambda _seen, _real, w: paper_query_importance(w.packed, w.filled, w.shared),
-        "k": lambda _seen, _real, w: paper_key_importance(w.packed, w.filled, w.shared),
+        "q": lambda _seen, _real, w: paper_query_importance(w.packed, w.filled),
+        "k": lambda _seen, _real, w: paper_key_importance(w.packed, w.filled),
         "v": lambda seen, real, _: paper_value_importance(seen.attended, seen.key.shape[1], real),
     },
     "released-code": {

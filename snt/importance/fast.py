@@ -5,12 +5,13 @@ To first order a change of attention needs no exponential per neuron (see
 few directions L, and what they leave of the diagonal, κ (see `snt.importance.sketch`):
 ‖dP M‖² ≈ ‖dP L‖² + Σ_ij dP_ij² κ_j. First order fails where shifts are large, so the neurons that
 shift most take the changed attention itself. There are no random numbers: the same batches give the
-same estimates to the bit. The rows that a batch shares have directions of their own, so that in
-another batch, with another beginning in common, an estimate differs a little.
+same estimates to the bit. A beginning that all prompts share has directions of its own, so that
+with another beginning in common an estimate differs a little.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -27,14 +28,14 @@ from snt.importance.first_order import (
 from snt.importance.large_shifts import redo_large
 from snt.importance.packing import packed
 from snt.importance.projection import Rows
-from snt.importance.query_key import key_removals, norms_of_rows, query_removals
+from snt.importance.query_key import attention_alone, key_removals, norms_of, query_removals
 from snt.importance.removals import Attention, Removals
-from snt.importance.sketch import sketch
+from snt.importance.sketch import Values, sketch
 
 # Directions: as few as keep the order of neurons. Keys need more, since their heads add.
-QUERY_RANK, KEY_RANK = 3, 6
-# Neurons of a kind, of a prompt, whose changed attention is computed after all.
-_LARGE_SHARE = 0.08
+QUERY_RANK, KEY_RANK = 1, 3
+# Neurons that may shift a logit by more nats have their changed attention computed after all.
+_LARGE_SHIFT = 4.0
 # Most elements of a (units × heads × rows × directions × neurons) product, to stay in cache.
 _BLOCK = 1 << 18
 _ROWS = 64
@@ -43,71 +44,65 @@ _SHORT = 128
 
 
 def fast_query_importance(
-    seen: LayerActivations,
-    real: Tensor,
-    grams: Tensor,
-    shared: int = 0,
-    attention: Attention | None = None,
+    seen: LayerActivations, real: Tensor, grams: Tensor, shared: GroupTerms | None = None
 ) -> Tensor:
     """Estimates of `query_importance` -> (B, H·D) float32.
 
-    real: (B, T) bool. grams: from `head_grams`, with as many groups as key heads, or with one where
-    a norm runs over all heads of a query. shared: from `shared_beginning`. attention: from
-    `group_attention`, to compute it once for queries and keys.
+    real: (B, R) bool. grams: from `head_grams`, with as many groups as key heads, or with one where
+    a norm runs over all heads of a query. shared: what `group_terms` made for queries and keys of
+    the same packed activations.
     """
-    return norms_of_rows(
-        lambda part: query_removals(part, grams, by_group=True),
-        partial(first_order_norms, rank=QUERY_RANK, attention=attention),
-        packed(seen, real),
-        shared,
-        partial(first_order_norms, rank=QUERY_RANK),
-    )
+    norms = partial(first_order_norms, rank=QUERY_RANK, shared=shared)
+    return norms_of(query_removals(packed(seen, real), grams, by_group=True), norms, len(real))
 
 
 def fast_key_importance(
-    seen: LayerActivations,
-    real: Tensor,
-    grams: Tensor,
-    shared: int = 0,
-    attention: Attention | None = None,
+    seen: LayerActivations, real: Tensor, grams: Tensor, shared: GroupTerms | None = None
 ) -> Tensor:
     """Estimates of `key_importance` -> (B, G·D) float32. Arguments as for queries."""
-    return norms_of_rows(
-        lambda part: key_removals(part, grams),
-        partial(first_order_norms, rank=KEY_RANK, attention=attention),
-        packed(seen, real),
-        shared,
-        partial(first_order_norms, rank=KEY_RANK),
-    )
+    norms = partial(first_order_norms, rank=KEY_RANK, shared=shared)
+    return norms_of(key_removals(packed(seen, real), grams), norms, len(real))
 
 
-def group_attention(seen: LayerActivations, real: Tensor, shared: int = 0) -> Attention | None:
-    """Attention of a whole batch by key head, from row `shared` on; None where it is too much.
+@dataclass(frozen=True)
+class GroupTerms:
+    """What the estimates of queries and keys share, by key head.
 
-    None too where a norm runs over all heads, for there units are not the key heads.
+    attention: of all rows, where that is not too much to keep.
     """
-    over_all = seen.gain_span == "all" and seen.query_gain is not None
-    if real.shape[1] > _SHORT or over_all:
+
+    attention: Attention | None
+    values: Values
+
+    @staticmethod
+    def of(removals: Removals) -> GroupTerms:
+        tokens = removals.shape[2]
+        attention = None
+        if tokens <= _SHORT:
+            attention = Attention.of(removals, Rows(0, removals.rows, 0, tokens))
+        mass = _mass(removals) if attention is None else attention.probabilities.sum(dim=2)
+        return GroupTerms(attention, Values.of(removals, mass))
+
+
+def group_terms(seen: LayerActivations, real: Tensor, grams: Tensor) -> GroupTerms | None:
+    """What queries and keys share; None where a norm runs over all heads: units differ there."""
+    normed = seen.query_gain is not None or seen.key_gain is not None
+    if seen.gain_span == "all" and normed:
         return None
-    removals = next(query_removals(packed(seen, real), None, by_group=True))
-    tokens = removals.query.shape[2]
-    return Attention.of(removals, Rows(shared, tokens, 0, tokens))
+    return GroupTerms.of(attention_alone(packed(seen, real), grams))
 
 
-def first_order_norms(removals: Removals, rank: int, attention: Attention | None = None) -> Tensor:
+def first_order_norms(removals: Removals, rank: int, shared: GroupTerms | None = None) -> Tensor:
     """Estimates of ‖(P' − P) M‖ for every neuron -> (U, N), or (U, m, N) of separate heads.
 
     removals: its mixing has Gram matrices F Fᵀ, (G, m·D, m·D), in place of the factors F.
-    attention: of all its rows, where that is known.
     """
     units, heads, tokens, neurons = removals.shape
-    if attention is None and tokens <= _SHORT:
-        attention = Attention.of(removals, Rows(removals.first_row, tokens, 0, tokens))
-    mass = _mass(removals) if attention is None else attention.probabilities.sum(dim=2)
-    directions, rest = sketch(removals, rank, mass)
+    shared = shared or GroupTerms.of(removals)
+    directions, rest = sketch(shared.values, rank, removals.separate)
     squared = rest.new_zeros(units, heads if removals.separate else 1, neurons)
     blocks = list(removals.row_blocks(_ROWS))
-    chunk = max(16, _BLOCK // (heads * min(tokens, _ROWS) * (1 + rank)))
+    chunk = max(16, _BLOCK // (heads * min(removals.rows, _ROWS) * (1 + rank)))
     step = max(1, chunk // neurons)
     for start in range(0, units, step):
         some = slice(start, start + step)
@@ -116,7 +111,7 @@ def first_order_norms(removals: Removals, rank: int, attention: Attention | None
             lanes = list(lanes_of(removals, some, within))
             first, second = first_terms(lanes), second_terms(lanes, removals.softcap is not None)
             for rows in blocks:
-                here = Attention.block(removals, attention, rows, some)
+                here = Attention.block(removals, shared.attention, rows, some)
                 sides, columns = Sides(here, removals.softcap), slice(rows.first, rows.last)
                 change, mean = along_directions(first, sides, directions[some, :, columns], rows)
                 beside = beside_directions(second, sides, rest[some, :, columns], mean, rows)
@@ -125,7 +120,7 @@ def first_order_norms(removals: Removals, rank: int, attention: Attention | None
                     beside = beside.sum(dim=1, keepdim=True)
                 along = change.mul_(change).flatten(2, 3).sum(dim=2)
                 squared[some, :, within] += along.add_(beside.clamp_min_(0.0))
-    redo_large(removals, squared, directions, rest, attention, _LARGE_SHARE)
+    redo_large(removals, squared, directions, rest, shared.attention, _LARGE_SHIFT)
     return squared.sqrt_() if removals.separate else squared[:, 0].sqrt_()
 
 

@@ -12,8 +12,8 @@ def ffn_importance(middle: Tensor, down_norms: Tensor, real: Tensor) -> Tensor:
     Removing neuron i takes the rank-one term middle[:, i] · W_down[:, i]ᵀ out of the block's
     output, so the norm of the change is the product of the two norms.
 
-    middle: (B, T, F), what enters the down projection. down_norms: (F,), column norms of the down
-    projection. real: (B, T) bool, False at padding. Returns (B, F) float32.
+    middle: (B, R, F), what enters the down projection. down_norms: (F,), column norms of the down
+    projection. real: (B, R) bool, False at padding. Returns (B, F) float32.
     """
     # A NaN at a padded position must not reach a real prompt, so padding is replaced, not scaled.
     kept = torch.where(real.unsqueeze(-1), middle.float(), 0.0)

@@ -21,7 +21,7 @@ from snt.importance.removals import Attention, Removals
 class Lane:
     """One term of the shift: rows_i · columns_j · S_ij^power, on some heads.
 
-    rows: (U, m or 1, T, N). columns: (U, T, N or 1). power: 0 or 1. heads: which of the m.
+    rows: (U, m or 1, R, N). columns: (U, T, N or 1). power: 0 or 1. heads: which of the m.
     """
 
     rows: Tensor
@@ -40,10 +40,12 @@ def lanes_of(removals: Removals, some: slice, within: slice) -> Iterator[Lane]:
     if removals.row_gain is not None:
         gain = removals.row_gain[some, ..., within]
         by_head = gain if gain.dim() == 4 else gain.unsqueeze(1)
-        yield Lane(by_head, torch.ones_like(by_head[:, 0, :, :1]), 1, slice(None))
+        everywhere = gain.new_ones(len(gain), removals.shape[2], 1)
+        yield Lane(by_head, everywhere, 1, slice(None))
     if removals.column_gain is not None:
         gain = removals.column_gain[some, ..., within]
-        yield Lane(torch.ones_like(gain[..., :1]).unsqueeze(1), gain, 1, slice(None))
+        everywhere = gain.new_ones(len(gain), 1, removals.rows, 1)
+        yield Lane(everywhere, gain, 1, slice(None))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 
 import torch
 from torch import Tensor
@@ -25,21 +24,15 @@ def redo_large(
     directions: Tensor,
     rest: Tensor,
     attention: Attention | None,
-    share: float,
+    above: float,
 ) -> None:
-    """Overwrite the squared norms of each prompt's `share` of neurons with the largest shifts.
+    """Overwrite the squared norms of neurons that may shift a logit by more than `above` nats.
 
     squared: (U, m or 1, N), as units are separate heads or not. directions, rest: (U, m, T, r) and
     (U, m, T), of `snt.importance.sketch`. attention: of all rows, where that is known.
     """
-    mixing = removals.mixing
-    prompts = len(squared) // (1 if mixing is None else len(mixing.factors))
-    bound = shift_bound(removals).view(prompts, -1)
-    count = ceil(share * bound.shape[1])
-    # A NaN would be taken for the largest, and fill the share in vain.
-    chosen = bound.nan_to_num(0.0).topk(count, dim=1).indices
-    within = bound.shape[1] * torch.arange(prompts, device=bound.device).unsqueeze(1)
-    flat = (chosen + within).flatten()
+    # A NaN is above nothing, and its prompt is dropped in any case.
+    flat = (shift_bound(removals).flatten() > above).nonzero().flatten()
     neurons, lines = squared.shape[2], squared.shape[1]
     neuron, head, unit = flat % neurons, flat // neurons % lines, flat // (neurons * lines)
     again = squared.new_zeros(len(flat))

@@ -14,36 +14,31 @@ from torch import Tensor
 from snt.backend import LayerActivations
 from snt.importance.attention_change import change_norms
 from snt.importance.packing import packed
-from snt.importance.query_key import key_removals, norms_of_rows, query_removals
+from snt.importance.query_key import key_removals, norms_of, query_removals
 
 
-def paper_query_importance(seen: LayerActivations, real: Tensor, shared: int = 0) -> Tensor:
+def paper_query_importance(seen: LayerActivations, real: Tensor) -> Tensor:
     """‖P'_h − P_h‖_F of query neuron (h, d) -> (B, H·D) float32.
 
     P' is the softmax of the logits that the model has without the coordinate. Where a norm runs
-    over all heads, all heads' probabilities change, and all count. real: (B, T) bool.
-    shared: from `snt.importance.packing.shared_beginning`.
+    over all heads, all heads' probabilities change, and all count. real: (B, R) bool.
     """
-    return norms_of_rows(
-        lambda part: query_removals(part, None), change_norms, packed(seen, real), shared
-    )
+    return norms_of(query_removals(packed(seen, real), None), change_norms, len(real))
 
 
-def paper_key_importance(seen: LayerActivations, real: Tensor, shared: int = 0) -> Tensor:
+def paper_key_importance(seen: LayerActivations, real: Tensor) -> Tensor:
     """√Σ_h ‖P'_h − P_h‖_F² over the query heads of group g, of key neuron (g, d) -> (B, G·D).
 
     That is the Frobenius norm of the change of all the attention that reads the key head.
-    real: (B, T) bool. shared: as for queries.
+    real: (B, R) bool.
     """
-    return norms_of_rows(
-        lambda part: key_removals(part, None), change_norms, packed(seen, real), shared
-    )
+    return norms_of(key_removals(packed(seen, real), None), change_norms, len(real))
 
 
 def paper_value_importance(attended: Tensor, kv_heads: int, real: Tensor) -> Tensor:
     """√Σ_h ‖(P_h V_g)[:, d]‖² over the query heads of group g, of value neuron (g, d) -> (B, G·D).
 
-    attended: (B, H, T, D), each query head's attention output. real: (B, T) bool.
+    attended: (B, H, R, D), each query head's attention output. real: (B, R) bool.
     """
     batch, _, _, dim = attended.shape
     kept = torch.where(real[:, None, :, None], attended.float(), 0.0)

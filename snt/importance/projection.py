@@ -61,10 +61,10 @@ class Projection(Protocol):
     def __call__(self, units: slice, rows: Rows) -> Callable[[Tensor], Tensor]: ...
 
 
-def projection(mixing: Mixing | None, heads: int, neurons: int, first_row: int = 0) -> Projection:
+def projection(mixing: Mixing | None, heads: int, neurons: int, rows: int) -> Projection:
     """The cheapest way, by a count of products: factored, stacked, or value and factor in turn.
 
-    Without a mixing the change itself is measured. Rows before `first_row` are not asked for.
+    Without a mixing the change itself is measured. `rows` of an attention are asked for, the last.
     """
     if mixing is None:
         return lambda _units, _rows: lambda change: change.flatten(1, 3)
@@ -73,8 +73,8 @@ def projection(mixing: Mixing | None, heads: int, neurons: int, first_row: int =
     # A row meets so many columns on average, and a triangular factor is no wider than those. To
     # make it takes a Gram matrix in float64 and its root: as measured, as long as 6 · side² · width
     # products of the kind saved.
-    met = heads * (first_row + tokens) // 2
-    saved = neurons * (tokens - first_row) * met * (width - met)
+    met = heads * (2 * tokens - rows) // 2
+    saved = neurons * rows * met * (width - met)
     if stacked <= min(width, _LARGEST_GRAM) and saved > 6 * stacked * stacked * width:
         lower = _lower_factor(_by_head(mixing, heads))
         if lower is not None:

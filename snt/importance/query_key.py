@@ -9,15 +9,14 @@ norm runs over all heads, the other heads' logits become (1 + g)·S, and all hea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from snt.backend import LayerActivations, Turn
 from snt.importance.attention_change import change_norms
-from snt.importance.packing import beginning, packed
+from snt.importance.packing import packed
 from snt.importance.projection import Mixing
 from snt.importance.removals import Removals
 
@@ -40,58 +39,31 @@ def head_factors(output_weight: Tensor, groups: int) -> Tensor:
     return factors.mT.contiguous()
 
 
-def query_importance(
-    seen: LayerActivations, real: Tensor, factors: Tensor, shared: int = 0
-) -> Tensor:
+def query_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
     """‖block(x) without (h, d) − block(x)‖ for every query neuron -> (B, H·D) float32.
 
-    real: (B, T) bool, False at padding. factors: from `head_factors`, with H groups, or with one
-    where a norm runs over all heads of a query (`gain_span` "all"). shared: leading tokens that all
-    prompts have in common, from `snt.importance.packing.shared_beginning`.
+    real: (B, R) bool, False at padding. factors: from `head_factors`, with H groups, or with one
+    where a norm runs over all heads of a query (`gain_span` "all").
     """
-    return norms_of_rows(
-        lambda part: query_removals(part, factors), change_norms, packed(seen, real), shared
-    )
+    return norms_of(query_removals(packed(seen, real), factors), change_norms, len(real))
 
 
-def key_importance(
-    seen: LayerActivations, real: Tensor, factors: Tensor, shared: int = 0
-) -> Tensor:
+def key_importance(seen: LayerActivations, real: Tensor, factors: Tensor) -> Tensor:
     """‖block(x) without (g, d) − block(x)‖ for every key neuron -> (B, G·D) float32.
 
     The heads of a group add before the norm is taken, so their cross terms count. factors: from
-    `head_factors`, with G groups, or with one where a norm runs over all heads of a key. real,
-    shared: as for queries.
+    `head_factors`, with G groups, or with one where a norm runs over all heads of a key. real: as
+    for queries.
     """
-    return norms_of_rows(
-        lambda part: key_removals(part, factors), change_norms, packed(seen, real), shared
-    )
+    return norms_of(key_removals(packed(seen, real), factors), change_norms, len(real))
 
 
-def norms_of_rows(
-    removals: Callable[[LayerActivations], Iterator[Removals]],
-    norms: Callable[[Removals], Tensor],
-    seen: LayerActivations,
-    shared: int,
-    of_beginning: Callable[[Removals], Tensor] | None = None,
+def norms_of(
+    removals: Iterable[Removals], norms: Callable[[Removals], Tensor], prompts: int
 ) -> Tensor:
-    """Norms over all rows of an attention -> (B, neurons); the first `shared` are measured once.
-
-    removals: those of packed activations. norms: (U, N) or (U, m, N) of removals. of_beginning: the
-    same for the shared rows, where it differs.
-    """
-
-    def measured(
-        part: LayerActivations, first_row: int, measure: Callable[[Removals], Tensor]
-    ) -> Tensor:
-        found = [measure(replace(some, first_row=first_row)) for some in removals(part)]
-        # Units come prompt by prompt, and the parts in the order of the neurons' index.
-        return torch.cat([norm.reshape(len(part.query), -1) for norm in found], dim=1)
-
-    rows = measured(seen, shared, norms)
-    if not shared:
-        return rows
-    return torch.hypot(rows, measured(beginning(seen, shared), 0, of_beginning or norms))
+    """Norms (U, N) or (U, m, N) of removals side by side -> (B, neurons)."""
+    # Units come prompt by prompt, and the parts in the order of the neurons' index.
+    return torch.cat([norms(some).reshape(prompts, -1) for some in removals], dim=1)
 
 
 def query_removals(
@@ -188,12 +160,29 @@ def key_removals(seen: LayerActivations, factors: Tensor | None) -> Iterator[Rem
     )
 
 
+def attention_alone(seen: LayerActivations, factors: Tensor | None) -> Removals:
+    """Packed activations -> their attention by key head with nothing to remove: no neurons."""
+    batch, heads, rows, dim = seen.query.shape
+    groups, columns = seen.key.shape[1], seen.key.shape[2]
+    nothing = seen.query.new_zeros(batch * groups, 1, rows, 0)
+    none = seen.query.new_zeros(batch * groups, columns, 0)
+    query = (seen.query * seen.scale).reshape(batch * groups, heads // groups, rows, dim)
+    return Removals(
+        *(query, _alone(seen.key), *_visible(seen, groups)),
+        (nothing, nothing),
+        (none, none),
+        _mixing(_alone(seen.value), factors),
+        softcap=seen.softcap,
+    )
+
+
 def _turned_alone(raw: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
     """Each coordinate without the others, turned: its entries at d and at its partner.
 
-    raw: (B, ·, T, D) before the rotary embedding. Returns two of its shape.
+    raw: (B, ·, R, D) before the rotary embedding, of the last R positions. Two of its shape.
     """
-    return raw * turn.own.unsqueeze(1), raw * turn.cross.unsqueeze(1)
+    last = turn.own.shape[1] - raw.shape[2]
+    return raw * turn.own[:, None, last:], raw * turn.cross[:, None, last:]
 
 
 def _both_lanes(whole: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
@@ -221,7 +210,7 @@ def _centred(columns: tuple[Tensor, Tensor], seen: LayerActivations) -> tuple[Te
 
 
 def _visible(seen: LayerActivations, units: int) -> tuple[Tensor, Tensor]:
-    """What is visible, (W, 1 or m, T, T), and each of B·units units' row of it, (B·units,)."""
+    """What is visible, (W, 1 or m, R, T), and each of B·units units' row of it, (B·units,)."""
     batch, heads, *square = seen.visible.shape
     if heads == 1:
         index = torch.arange(batch, device=seen.visible.device)
@@ -235,7 +224,7 @@ def _repeated(heads: Tensor, group: int) -> Tensor:
 
 
 def _alone(heads: Tensor) -> Tensor:
-    """(B, U, T, D) -> (B·U, 1, T, D)."""
+    """(B, U, ·, D) -> (B·U, 1, ·, D)."""
     return heads.flatten(0, 1).unsqueeze(1)
 
 

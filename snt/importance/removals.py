@@ -13,18 +13,17 @@ from snt.importance.projection import Mixing, Rows
 
 @dataclass(frozen=True)
 class Removals:
-    """The N neurons of U units; a unit is m query heads whose changes add. T positions.
+    """The N neurons of U units; a unit is m query heads whose changes add. R rows, T ≥ R columns.
 
-    query: (U, m, T, D), times the softmax scale. key: (U, 1 or m, T, D). visible: (W, 1 or m, T, T)
-    bool, of which unit u takes row visible_of[u]. on_rows: two (U, s, T, N), for the s heads
+    query: (U, m, R, D), times the softmax scale. key: (U, 1 or m, T, D). visible: (W, 1 or m, R, T)
+    bool, of which unit u takes row visible_of[u]. on_rows: two (U, s, R, N), for the s heads
     from own[0] to own[1] of the m, by default all. on_columns: two (U, T, N). Logit S_ij of an own
-    head shifts by Σ on_rows_i · on_columns_j. row_gain or column_gain: (U, T, N), on all heads: the
-    shift grows by gain · S_ij. softcap c: logits S pass through c·tanh(·/c), and so do shifted
-    ones, unless the shift comes after the cap (`shift_capped` False).
+    head shifts by Σ on_rows_i · on_columns_j. row_gain (U, R, N) or column_gain (U, T, N), on all
+    heads: the shift grows by gain · S_ij. softcap c: logits S pass through c·tanh(·/c), and so do
+    shifted ones, unless the shift comes after the cap (`shift_capped` False).
 
     separate: a unit is m heads that share columns, each with N neurons and a change of its own;
-    row_gain is (U, m, T, N) then. Only estimates take units of this kind. first_row: changes of
-    earlier rows are left out.
+    row_gain is (U, m, R, N) then. Only estimates take units of this kind.
     """
 
     query: Tensor
@@ -40,7 +39,6 @@ class Removals:
     softcap: float | None = None
     shift_capped: bool = True
     separate: bool = False
-    first_row: int = 0
 
     @property
     def own_heads(self) -> slice:
@@ -50,8 +48,14 @@ class Removals:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(U, m, T, N)."""
-        units, heads, tokens, _ = self.query.shape
-        return units, heads, tokens, self.on_columns[0].shape[2]
+        units, heads, _, _ = self.query.shape
+        _, columns, neurons = self.on_columns[0].shape
+        return units, heads, columns, neurons
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.query.shape[2]
 
     def in_double(self, unit: int, neurons: Tensor) -> Removals:
         """Some neurons of one unit, in float64."""
@@ -74,12 +78,11 @@ class Removals:
 
     def row_blocks(self, most: int) -> Iterator[Rows]:
         """Blocks of at most `most` rows with the columns that they see; blind rows are left out."""
-        tokens = self.query.shape[2]
         seen = self.visible.flatten(0, 1).any(dim=0)
-        for low in range(self.first_row, tokens, most):
+        for low in range(0, self.rows, most):
             columns = seen[low : low + most].any(dim=0).nonzero().flatten()
             if len(columns):
-                yield Rows(low, min(low + most, tokens), int(columns[0]), int(columns[-1]) + 1)
+                yield Rows(low, min(low + most, self.rows), int(columns[0]), int(columns[-1]) + 1)
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,12 @@ class Attention:
     def block(
         removals: Removals, whole: Attention | None, rows: Rows, units: slice = slice(None)
     ) -> Attention:
-        """A part of `whole`, which has all rows from `first_row` on, or the part alone."""
+        """A part of `whole`, which has all rows, or the part alone."""
         if whole is None:
             return Attention.of(removals, rows, units)
-        lines = slice(rows.low - removals.first_row, rows.high - removals.first_row)
 
         def cut(part: Tensor) -> Tensor:
-            return part[units, :, lines, rows.first : rows.last]
+            return part[units, :, rows.low : rows.high, rows.first : rows.last]
 
         return Attention(cut(whole.logits), cut(whole.probabilities), cut(whole.visible))
 

@@ -12,8 +12,8 @@ def value_importance(attended: Tensor, output_gram: Tensor, real: Tensor) -> Ten
     With a_h = P_h v_{g,d} and w_h = W_o[:, hD+d], the change is Σ_h a_h w_hᵀ over the query heads h
     of group g, so its squared norm is Σ_{h,h'} (a_h·a_h')(w_h·w_h').
 
-    attended: (B, H, T, D), each query head's attention output P_h V_g. output_gram: (G, n, n, D),
-    w_h·w_h' per coordinate (see `value_gram`). real: (B, T) bool. Returns (B, G·D) float32.
+    attended: (B, H, R, D), each query head's attention output P_h V_g. output_gram: (G, n, n, D),
+    w_h·w_h' per coordinate (see `value_gram`). real: (B, R) bool. Returns (B, G·D) float32.
     """
     batch, _, tokens, dim = attended.shape
     groups, per_group = output_gram.shape[:2]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from snt.place import Placing
 
 # Colours that stay apart for the colour-blind (Okabe and Ito 2008), and shapes beside them.
-_INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
-_SHAPES = ("circle", "square", "diamond", "triangle", "cross", "circle", "square")
+_INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#F0E442")
+_SHAPES = ("circle", "square", "diamond", "triangle", "cross")
 _PANEL, _GAP, _TOP, _LEFT = 220, 34, 46, 54
 
 
@@ -33,7 +33,7 @@ def place_tables(found: Placing) -> list[RenderableType]:
     table.add_column("budget")
     table.add_column("mask")
     headers = ("parameters", "harmful refused", "safe refused", "perplexity", "separation, 95%")
-    for name in (*headers, "at its best scale"):
+    for name in (*headers, "at its best scale", "over random"):
         table.add_column(name, justify="right")
     last = ""
     for row in found.rows:
@@ -49,6 +49,7 @@ def place_tables(found: Placing) -> list[RenderableType]:
             signed_percent(row.perplexity_change),
             _points(row.separation),
             _points(row.best),
+            "" if row.over_random is None else _points(row.over_random),
         )
         last = row.budget
     needed = Table("mask", "budget", "random ones need", box=box.SIMPLE)

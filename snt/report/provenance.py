@@ -8,7 +8,16 @@ from typing import Any
 
 # What a reader asks first, in this order; other keys follow by name.
 _ORDER = (
-    *("model", "fingerprint", "importance", "selection", "combine", "consistency", "kinds"),
+    *(
+        "model",
+        "fingerprint",
+        "importance",
+        "positions",
+        "selection",
+        "combine",
+        "consistency",
+        "kinds",
+    ),
     *("corpora", "data", "retain", "prompts_dropped", "template", "system_prompt", "backend"),
     *("dtype", "seed", "snt", "parents"),
 )
