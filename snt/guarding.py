@@ -21,7 +21,7 @@ from snt.generation import replies
 HARMFUL, LOOKALIKE = "harmful/detect", "lookalike/detect"
 PROMPTS = 40  # of each corpus
 NEW_TOKENS = 16  # a refusal shows in its opening
-EVERY = 25
+EVERY = 50
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def tune(
     guard_every: Annotated[
         int,
         typer.Option("--guard-every", help="Steps between points of the curve; 0 for no curve."),
-    ] = 25,
+    ] = 50,
     max_over_refusal: Annotated[
         float | None,
         typer.Option(
