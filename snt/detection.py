@@ -128,6 +128,7 @@ def detect(
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
+    template: str | None = None,
     seed: int = 0,
     offline: bool = False,
     opened: OpenModel | None = None,
@@ -158,7 +159,7 @@ def detect(
         kinds=kinds,
         at_most=at_most,
     )
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
     made = {"importance": importance, "positions": positions, "seed": seed}
     texts = _corpora(made, corpus, against, output, resume, offline, progress)
     if verify is not None:
@@ -203,6 +204,7 @@ def detect_shard(
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
+    template: str | None = None,
     seed: int = 0,
     offline: bool = False,
     progress: Progress | None = None,
@@ -215,7 +217,7 @@ def detect_shard(
     started = time.perf_counter()
     cut = Cut.parse(against is not None, kinds=kinds)
     part = Shard.parse(shard)
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
     made = {"importance": importance, "positions": positions, "seed": seed}
     progress = progress or Silence()
     texts = _corpora(made, corpus, against, output, resume, offline, progress)

@@ -106,7 +106,9 @@ def detect_languages(
         if name in others:
             _compare_lengths(name, texts[name], others[name], progress)
     opened = open_model(
-        ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
+        ModelChoice(model, backend, dtype, system, offline, template=options.get("template")),
+        exact=True,
+        progress=progress,
     )
     found = {}
     for number, name in enumerate(languages, start=1):

@@ -40,6 +40,13 @@ class TuneStep(_Step):
     batch: int | None = Field(default=None, ge=1)
     retain_batch: int | None = Field(default=None, ge=1)
     retain_weight: float | None = Field(default=None, ge=0)
+    retain_text: tuple[str, ...] = ("prose/tune",)
+    text_weight: float | None = Field(default=None, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    accumulate: int = Field(default=1, ge=1)
+    guard_every: int | None = Field(default=50, ge=1)
+    max_over_refusal: float | None = Field(default=None, ge=0, le=1)
 
 
 class OtherDetection(_Step):

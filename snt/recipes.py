@@ -230,6 +230,9 @@ class _Run:
             mask=self.mask,
             data=step.data,
             retain=step.retain,
+            retain_text=step.retain_text,
+            guard_every=step.guard_every,
+            max_over_refusal=step.max_over_refusal,
             output=self.patch,
             schedule=self._schedule(step),
             # Measured in the same run, on the prompts of the eval step, which takes the replies up.
@@ -321,8 +324,15 @@ class _Run:
     def _schedule(self, step: TuneStep | PlaceStep) -> Any:
         from snt.training import Schedule
 
-        named = {"learning_rate": step.lr, "epochs": step.epochs, "batch": step.batch}
+        named: dict[str, Any] = {
+            "learning_rate": step.lr,
+            "epochs": step.epochs,
+            "batch": step.batch,
+        }
         named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
+        if isinstance(step, TuneStep):
+            named |= {"text_weight": step.text_weight, "shape": step.schedule}
+            named |= {"warmup": step.warmup, "accumulate": step.accumulate}
         given: Any = {key: value for key, value in named.items() if value is not None}
         return Schedule(seed=self.recipe.seed, **given)
 

@@ -144,6 +144,7 @@ def evaluate(
     system: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    template: str | None = None,
 ) -> Evaluation:
     """Measure `model`, a model or a patch directory, and `baseline` on the same prompts.
 
@@ -173,7 +174,7 @@ def evaluate(
     work = unfinished_directory(output)
     if resume:
         check_resumable(work)
-    choice = ModelChoice(model, backend, dtype, system, offline, base)
+    choice = ModelChoice(model, backend, dtype, system, offline, base, template)
     patch = patch_directory(model)
     named = [split_name(reference) for reference in compare_with]
     origins = [origin_of(patch), *(origin_of(patch_directory(ref)) for _, ref in named)]
