@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from snt.detection import Detection, ShardDetection, detect, detect_shard
-    from snt.evaluation.evaluate import Evaluation, evaluate
+    from snt.evaluation.evaluate import evaluate
+    from snt.evaluation.evaluation import Evaluation
     from snt.evaluation.gcg import GcgSettings
     from snt.evaluation.harness import TaskSettings
     from snt.evaluation.jailbreaks import JailbreakSettings
@@ -55,7 +56,7 @@ _WHERE = {
     "LanguageDetection": "snt.languages",
     "Drawing": "snt.generation",
     "evaluate": "snt.evaluation.evaluate",
-    "Evaluation": "snt.evaluation.evaluate",
+    "Evaluation": "snt.evaluation.evaluation",
     "judge_agreement": "snt.evaluation.labelling",
     "sample_to_label": "snt.evaluation.labelling",
     "rejudge_file": "snt.evaluation.rejudging",
