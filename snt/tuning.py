@@ -29,6 +29,7 @@ from snt.memory import peak_bytes, release
 from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.patches import Patch, load_patch, save_patch
+from snt.preflight import Work, evaluation_work, tokens_of, tuning_work
 from snt.progress import Progress, Silence
 from snt.report.card import patch_card
 from snt.retaining import kept_corpora
@@ -126,12 +127,22 @@ def tune(
     check_tunable(held)
     pairs = corpora.load_pairs(data, offline=offline, progress=progress)
     kept = [corpora.load(name, offline=offline, progress=progress) for name in retain]
-    if evaluate is not None:
-        evaluate.chosen(offline)
+    measurement = None if evaluate is None else _measurement_work(evaluate, offline)
     # The system message of the data is the one that the model must refuse under.
     system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline)
-    opened = open_model(choice, named=named_model(held), progress=progress)
+    texts = (
+        *(" ".join(pair) for pair in pairs.pairs),
+        *(text for one in kept for text in one.texts),
+    )
+    asked = tuning_work(
+        held.parameters,
+        schedule.steps(len(pairs.pairs)),
+        schedule.batch + schedule.retain_batch * bool(kept),
+        max(map(tokens_of, texts)),
+        measurement,
+    )
+    opened = open_model(choice, named=named_model(held), work=asked, progress=progress)
     warning = opened.check_mask(held)
     if warning:
         progress.say(f"warning: {warning}")
@@ -226,6 +237,11 @@ def prove(path: Path, patch: Patch, outside_changed: int) -> Proof:
     total = sum(float(delta.abs().sum()) for delta in deltas)
     largest = max(float(delta.abs().max()) for delta in deltas)
     return Proof(masked, changed, largest, total / masked, outside_changed)
+
+
+def _measurement_work(evaluate: Settings, offline: bool) -> Work:
+    chosen = evaluate.chosen(offline)
+    return evaluation_work(chosen.items(), evaluate.new_tokens, evaluate.batch_size)
 
 
 def checkpoint_directory(output: Path) -> Path:
