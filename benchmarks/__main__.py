@@ -1,6 +1,6 @@
-"""Every ratio of detection against its bar, in one run.
+"""Every ratio of detection, generation and tuning against its bar, in one run.
 
-    python -m benchmarks [--prompts 64] [--rounds 3] [--threads N] [--only embedded,large,…]
+    python -m benchmarks [--prompts 64] [--rounds 3] [--threads N] [--only embedded,generation,…]
 
 The two sides of a ratio are timed in turn, so that a slow minute of the machine hits both. A table
 goes to stderr, one JSON document to stdout; the exit status is 1 where a bar is missed.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import embedded, layers
+from benchmarks import embedded, generation, layers, tuning
 from benchmarks.ratios import Row
 
 PARTS = {
@@ -24,6 +24,8 @@ PARTS = {
     "large": lambda _prompts, rounds: layers.large(rounds),
     "published": lambda _prompts, rounds: layers.against_published(rounds),
     "long": lambda _prompts, _rounds: layers.long(),
+    "generation": lambda _prompts, rounds: generation.rows(rounds),
+    "tuning": lambda _prompts, rounds: tuning.rows(rounds),
 }
 
 
@@ -39,7 +41,7 @@ def processor() -> str:
 
 def main() -> int:
     """Run the parts asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Detection's ratios.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios and bars.")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from snt.evaluation.gcg import GcgSettings
     from snt.evaluation.harness import TaskSettings
     from snt.evaluation.jailbreaks import JailbreakSettings
+    from snt.evaluation.labelling import judge_agreement, sample_to_label
     from snt.evaluation.measurement import Measurement
+    from snt.evaluation.rejudging import rejudge_file
     from snt.evaluation.settings import Settings
+    from snt.generation import Drawing
     from snt.inspection import Inspection
     from snt.inspection import inspect_files as inspect
     from snt.languages import LanguageDetection, detect_languages
@@ -31,7 +34,11 @@ if TYPE_CHECKING:
     from snt.patch_making import MadePatch, patch_scale, patch_stack
     from snt.patches import Patch, load_patch, save_patch
     from snt.patching import patch_apply, patch_diff, patch_export, patch_revert
+    from snt.protection import Protection, protect
     from snt.recipes import load_recipe, run, run_recipe
+    from snt.robust.settings import RobustSettings, TaskSchedule
+    from snt.robust.task_data import Task, load_task
+    from snt.robust.workflow import RobustRun, robust_tune
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
     from snt.verification import Verification, verify
@@ -46,10 +53,14 @@ _WHERE = {
     "ShardDetection": "snt.detection",
     "detect_languages": "snt.languages",
     "LanguageDetection": "snt.languages",
+    "Drawing": "snt.generation",
     "evaluate": "snt.evaluation.evaluate",
     "Evaluation": "snt.evaluation.evaluate",
+    "judge_agreement": "snt.evaluation.labelling",
+    "sample_to_label": "snt.evaluation.labelling",
+    "rejudge_file": "snt.evaluation.rejudging",
     "Measurement": "snt.evaluation.measurement",
-    "Settings": "snt.evaluation.measurement",
+    "Settings": "snt.evaluation.settings",
     "TaskSettings": "snt.evaluation.harness",
     "JailbreakSettings": "snt.evaluation.jailbreaks",
     "GcgSettings": "snt.evaluation.gcg",
@@ -74,9 +85,17 @@ _WHERE = {
     "patch_revert": "snt.patching",
     "patch_scale": "snt.patch_making",
     "patch_stack": "snt.patch_making",
+    "protect": "snt.protection",
+    "Protection": "snt.protection",
     "load_recipe": "snt.recipes",
     "run": "snt.recipes",
     "run_recipe": "snt.recipes",
+    "RobustRun": "snt.robust.workflow",
+    "RobustSettings": "snt.robust.settings",
+    "robust_tune": "snt.robust.workflow",
+    "load_task": "snt.robust.task_data",
+    "Task": "snt.robust.task_data",
+    "TaskSchedule": "snt.robust.settings",
     "Schedule": "snt.training",
     "tune": "snt.tuning",
     "Tuning": "snt.tuning",
@@ -86,6 +105,7 @@ _WHERE = {
 }
 __all__ = [
     "Detection",
+    "Drawing",
     "Evaluation",
     "GcgSettings",
     "Inspection",
@@ -96,10 +116,15 @@ __all__ = [
     "Measurement",
     "NeuronMask",
     "Patch",
+    "Protection",
+    "RobustRun",
+    "RobustSettings",
     "Schedule",
     "Settings",
     "ShardDetection",
     "TaskSettings",
+    "Task",
+    "TaskSchedule",
     "Tuning",
     "Verification",
     "VerifySettings",
@@ -108,9 +133,11 @@ __all__ = [
     "detect_languages",
     "evaluate",
     "inspect",
+    "judge_agreement",
     "load_mask",
     "load_patch",
     "load_recipe",
+    "load_task",
     "mask_from_scores",
     "mask_intersect",
     "mask_random",
@@ -122,8 +149,12 @@ __all__ = [
     "patch_revert",
     "patch_scale",
     "patch_stack",
+    "protect",
+    "robust_tune",
     "run",
+    "rejudge_file",
     "run_recipe",
+    "sample_to_label",
     "save_mask",
     "save_patch",
     "tune",

@@ -42,6 +42,18 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Replies that are drawn: each token by a number of `uniform` (B, new tokens), in [0, 1).
+
+    Logits are divided by `temperature`; `top_p` keeps the likeliest tokens that together reach it.
+    """
+
+    temperature: float
+    top_p: float
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
 class Turn:
     """The rotary embedding: turned at position t, unit vector e_d has two entries.
 
@@ -140,10 +152,17 @@ class LoadedModel(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., vocabulary) of final hidden states (..., d_model), float32."""
 
-    def generate(self, batch: Batch, new_tokens: int, stop_ids: Sequence[int]) -> Tensor:
-        """Greedy continuations (B, ≤ new_tokens) of a left-padded batch.
+    def generate(
+        self,
+        batch: Batch,
+        new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> Tensor:
+        """Continuations (B, ≤ new_tokens) of a left-padded batch, greedy without `sampling`.
 
-        A row that has ended is filled with one of `stop_ids`.
+        A row that has ended is filled with one of `stop_ids`. Memory that runs out is raised as
+        torch or Python raises it; the caller then tries fewer rows.
         """
 
     def weight_digests(self) -> Mapping[str, tuple[int, str]]:

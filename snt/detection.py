@@ -129,6 +129,7 @@ def detect(
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
+    template: str | None = None,
     seed: int = 0,
     offline: bool = False,
     opened: OpenModel | None = None,
@@ -159,7 +160,7 @@ def detect(
         kinds=kinds,
         at_most=at_most,
     )
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
     made = {"importance": importance, "positions": positions, "seed": seed}
     texts = _corpora(made, corpus, against, output, resume, offline, progress)
     if verify is not None:
@@ -206,6 +207,7 @@ def detect_shard(
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
+    template: str | None = None,
     seed: int = 0,
     offline: bool = False,
     progress: Progress | None = None,
@@ -218,7 +220,7 @@ def detect_shard(
     started = time.perf_counter()
     cut = Cut.parse(against is not None, kinds=kinds)
     part = Shard.parse(shard)
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
     made = {"importance": importance, "positions": positions, "seed": seed}
     progress = progress or Silence()
     texts = _corpora(made, corpus, against, output, resume, offline, progress)

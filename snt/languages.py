@@ -107,7 +107,7 @@ def detect_languages(
         if name in others:
             _compare_lengths(name, texts[name], others[name], progress)
     work = detection_work([*texts.values(), *others.values()], options.get("importance", "exact"))
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=options.get("template"))
     opened = open_model(choice, exact=True, work=work, progress=progress)
     found = {}
     for number, name in enumerate(languages, start=1):

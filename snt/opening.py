@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from snt.backend import LoadedModel
 from snt.backend_choice import AUTO, Option, check_abilities, choose
 from snt.chat import Chat
-from snt.errors import MismatchError, RequestError, unknown_name
+from snt.errors import FormatError, MismatchError, MissingFileError, RequestError, unknown_name
 from snt.fingerprint import Fingerprint, fingerprint_of
 from snt.model_refs import ResolvedModel, default_ref, resolve
 from snt.preflight import Work, duration, seconds_of
@@ -34,7 +34,8 @@ class ModelChoice:
     `ref` None means `named`, the model that a mask or patch names, else the default. `dtype` "auto"
     leaves the choice to the work at hand, `backend` None or "auto" to what the machine has. `base`
     is the model that a patch belongs to, where the patch does not name one that can be found by
-    name.
+    name. `template`: None for the tokenizer's own chat template, "plain" for none, else a file that
+    holds one.
     """
 
     ref: str | None = None
@@ -43,6 +44,7 @@ class ModelChoice:
     system: str | None = None
     offline: bool = False
     base: str | None = None
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ def open_model(
     _say_estimate(option, work, seconds_of(size, work, device.kind, dtype), progress)
     model = option.backend.load(resolved.directory, dtype)
     progress.say(f"{resolved.id} on {model.device}, {dtype_name(model.dtype)}, {option.name}")
-    chat = Chat(model.tokenizer, model.context, choice.system)
+    chat = Chat(model.tokenizer, model.context, choice.system, chat_template(choice.template))
+    if not chat.has_template:
+        progress.say("no chat template: a prompt is its plain text and a line break")
     fingerprint = fingerprint_of(resolved.directory, model.anatomy)
     return OpenModel(resolved, model, chat, fingerprint, option.name, offline=choice.offline)
 
@@ -177,6 +181,10 @@ def opened(
         replace(choice, ref=choice.base), named=named_model(patch), work=work, progress=progress
     )
     check_patch(patch, base)
+    trained_with = patch.provenance.get("template")
+    if trained_with != base.chat.describe()["template"]:
+        progress = progress or Silence()
+        progress.say("warning: the patch was trained with another chat template than this one")
     on_device = {
         key: (indices.to(base.model.device), delta.to(base.model.device))
         for key, (indices, delta) in patch.slices.items()
@@ -206,6 +214,33 @@ def patch_directory(ref: str | None) -> Path | None:
     """`ref` as a directory when it holds a patch."""
     path = Path(ref) if ref else None
     return path if path is not None and (path / "patch.safetensors").is_file() else None
+
+
+def chat_template(choice: str | None) -> str | None:
+    """The template that `--template` names: None for the tokenizer's, empty for plain text.
+
+    Raises MissingFileError, and FormatError for a file that is no Jinja template.
+    """
+    if choice is None:
+        return None
+    if choice == "plain":
+        return ""
+    path = Path(choice)
+    if not path.is_file():
+        raise MissingFileError(
+            f"--template {choice}: there is no such file; give one with a Jinja chat template, or "
+            "`plain` for none"
+        )
+    from jinja2 import Environment, TemplateError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except (UnicodeDecodeError, TemplateError) as error:
+        raise FormatError(f"--template {path.name} is no Jinja template: {error}") from error
+    if not text.strip():
+        raise FormatError(f"--template {path.name} is empty; give `plain` for no template")
+    return text
 
 
 def dtype_name(dtype: torch.dtype) -> str:

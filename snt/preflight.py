@@ -6,7 +6,7 @@ the matrix products at the rate measured on this machine, by factors measured on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,8 @@ class Work:
 
     `tokens` go through the decoder once, `trained` forward and backward; `at_once` of them in one
     batch of at most `rows` rows. `replies` of `new_tokens` each, after prompts of `longest` tokens.
-    `trainable` entries of deltas. `importance` is set for a detection.
+    `trainable` entries of deltas. `importance` is set for a detection, `checkpointing`
+    where the backward pass computes a layer again.
     """
 
     needs: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ class Work:
     longest: int = 256
     at_once: int = 4096
     importance: str | None = None
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,15 @@ def detection_work(corpora: Iterable[Corpus], importance: str, verify: bool = Fa
 
 
 def evaluation_work(
-    metrics: Iterable[tuple[str, Corpus]], new_tokens: int, rows: int, changed: bool = False
+    metrics: Iterable[tuple[str, Corpus]],
+    new_tokens: int,
+    batch_size: int | None,
+    changed: bool = False,
 ) -> Work:
-    """Replies to the corpora of all `metrics`, perplexity of its own; `changed`: beside a patch."""
+    """Replies to the corpora of all `metrics`, perplexity of its own; `changed`: beside a patch.
+
+    `batch_size` None is what the memory holds, so few rows are counted here.
+    """
     needs: list[str] = ["patch"] if changed else []
     replies = tokens = longest = 0
     for metric, corpus in metrics:
@@ -101,34 +109,40 @@ def evaluation_work(
         if metric != "perplexity":
             replies += len(lengths)
         needs.append("score" if metric == "perplexity" else "generate")
+    rows = min(batch_size or 16, max(1, replies))
     return Work(
         tuple(dict.fromkeys(needs)),
         tokens,
         replies=replies,
         new_tokens=new_tokens,
-        rows=min(rows, max(1, replies)),
+        rows=rows,
         longest=longest,
-        at_once=min(rows, max(1, replies)) * longest,
+        at_once=rows * longest,
     )
 
 
 def tuning_work(
-    trainable: int, steps: int, rows_a_step: int, longest: int, measured: Work | None = None
+    trainable: int,
+    rows: int,
+    lengths: Sequence[int],
+    measured: Work | None = None,
+    checkpointing: bool = False,
 ) -> Work:
-    """`steps` of `rows_a_step` rows of at most `longest` tokens, and what is `measured` around it.
+    """`rows` trained in all, of texts with `lengths` tokens, and what is `measured` around it.
 
     Rows are trained 16 at a time. The measurement is made before and after.
     """
-    base = measured or Work()
+    base, longest = measured or Work(), max(lengths)
     return replace(
         base,
         needs=tuple(dict.fromkeys(("tune", "patch", *base.needs))),
         tokens=2 * base.tokens,
         replies=2 * base.replies,
-        trained=steps * rows_a_step * longest,
+        trained=rows * sum(lengths) // len(lengths),
         trainable=trainable,
         at_once=max(16 * longest, base.at_once),
         longest=max(longest, base.longest),
+        checkpointing=checkpointing,
     )
 
 
@@ -145,7 +159,10 @@ def memory_of(size: ModelSize, work: Work, weights: int, item: int) -> Memory:
         passing += everywhere * (4 * work.rows + _SCORES_BYTES) + (layer * 4) // 3
     if work.trained:
         # What the backward pass reads again, of every layer.
-        passing += work.at_once * size.layers * (12 * size.d_model + 4 * size.d_ff) * item
+        kept = (12 * size.d_model + 4 * size.d_ff) * item
+        if work.checkpointing:
+            kept = kept // size.layers + size.d_model * item
+        passing += work.at_once * size.layers * kept
         passing += work.at_once * size.vocabulary * 4
     if "score" in work.needs:
         passing = max(passing, 128 * size.vocabulary * 4)

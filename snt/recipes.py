@@ -127,7 +127,7 @@ def run_recipe(
     results: dict[str, Any] = {}
     for number, name in enumerate(steps, start=1):
         progress.say(f"step {number} of {len(steps)}: {name}")
-        results[name] = getattr(run, name)()
+        results[name] = getattr(run, name.replace("-", "_"))()
         release()
     return RecipeRun(recipe, directory, results, time.perf_counter() - started, peak_bytes())
 
@@ -230,6 +230,9 @@ class _Run:
             mask=self.mask,
             data=step.data,
             retain=step.retain,
+            retain_text=step.retain_text,
+            guard_every=step.guard_every,
+            max_over_refusal=step.max_over_refusal,
             output=self.patch,
             schedule=self._schedule(step),
             # Measured in the same run, on the prompts of the eval step, which takes the replies up.
@@ -237,6 +240,12 @@ class _Run:
             command=f"snt run {self.recipe.name}",
             **self._common(),
         )
+
+    def robust_tune(self) -> Any:
+        from snt.robust.recipe_step import run_step
+
+        mask = self.mask if self.recipe.detect else None
+        return run_step(self.recipe, mask, self.directory / "robust", self._common())
 
     def eval(self) -> Any:
         from snt.evaluation.evaluate import BASE, evaluate
@@ -315,8 +324,15 @@ class _Run:
     def _schedule(self, step: TuneStep | PlaceStep) -> Any:
         from snt.training import Schedule
 
-        named = {"learning_rate": step.lr, "epochs": step.epochs, "batch": step.batch}
+        named: dict[str, Any] = {
+            "learning_rate": step.lr,
+            "epochs": step.epochs,
+            "batch": step.batch,
+        }
         named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
+        if isinstance(step, TuneStep):
+            named |= {"text_weight": step.text_weight, "shape": step.schedule}
+            named |= {"warmup": step.warmup, "accumulate": step.accumulate}
         given: Any = {key: value for key, value in named.items() if value is not None}
         return Schedule(seed=self.recipe.seed, **given)
 

@@ -42,7 +42,7 @@ class VerifySettings:
     draws: int = FEWEST_DRAWS
     limit: int | None = None
     new_tokens: int = NEW_TOKENS
-    batch_size: int = 64
+    batch_size: int | None = None
     judge: str = DEFAULT_JUDGE
     corpora: Mapping[str, str] = field(default_factory=dict)
     openings: tuple[str, ...] = OPENINGS

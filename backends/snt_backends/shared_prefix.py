@@ -39,6 +39,20 @@ def repeated(beginning: DynamicCache, rows: int) -> DynamicCache:
     return cache
 
 
+def common_beginning(batch: Batch) -> int:
+    """Real tokens that the rows of a left-padded batch begin with; 0 if too few are worth it."""
+    real = batch.real.long()
+    if len(real) < 2:
+        return 0
+    shortest = int(real.sum(dim=1).min())
+    first = real.argmax(dim=1, keepdim=True)
+    ahead = torch.arange(shortest, device=real.device)
+    starts = batch.input_ids.gather(1, first + ahead)
+    alike = (starts == starts[:1]).all(dim=0)
+    length = min(int(alike.long().cumprod(dim=0).sum()), shortest - 1)
+    return length if length >= _WORTH else 0
+
+
 def hidden_states(decoder: Any, batch: Batch) -> Tensor:
     """Final hidden states (B, T, d_model) of a batch, its common beginning computed once."""
     length = shared_length(batch)

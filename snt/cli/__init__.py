@@ -34,7 +34,7 @@ def main() -> None:
         _stop(str(error), error.exit_code)
     except Interrupted:
         _stop(
-            "interrupted; no half-written result was left (detect and tune: --resume goes on)",
+            "interrupted; no half-written result was left (detect, tune, eval: --resume goes on)",
             INTERRUPTED,
         )
     except MemoryError:

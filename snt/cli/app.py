@@ -12,6 +12,7 @@ from snt.cli.inspect import inspect
 from snt.cli.lists import backends, doctor, judges, models
 from snt.cli.mask import mask_app
 from snt.cli.patch import patch_app
+from snt.cli.robust_tune import robust_tune
 from snt.cli.run import run
 from snt.cli.tune import tune
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(detect)
 app.command()(tune)
+app.command("robust-tune")(robust_tune)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(run)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snt.cli import options, suite_options
 from snt.cli.output import Output
+
+if TYPE_CHECKING:
+    from snt.generation import Drawing
 
 
 def evaluate(
@@ -84,10 +87,41 @@ def evaluate(
     rejudge: Annotated[
         Path | None, typer.Option("--rejudge", help="Label saved replies again; needs no model.")
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample",
+            help="With --rejudge: write so many replies, drawn by --seed, for a person to label.",
+        ),
+    ] = None,
+    label_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--label-file",
+            help="Where --sample writes; default: beside the replies, ending in .to_label.jsonl.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", help="With --rejudge: a labelled file; print how far the judge agrees."
+        ),
+    ] = None,
     judge: options.Judges = None,
     new_tokens: options.NewTokens = 48,
-    batch_size: options.BatchSize = 64,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="Draw the replies; default: greedy, or 1 with --top-p."),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Draw from the likeliest tokens that reach this share."),
+    ] = None,
+    batch_size: options.BatchSize = None,
     limit: options.Limit = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take up the replies that a stopped run left.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Report directory, or the file of --rejudge."),
@@ -96,6 +130,7 @@ def evaluate(
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     system: options.System = None,
+    template: options.Template = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -111,8 +146,12 @@ def evaluate(
         for option, value in given_too.items():
             if value:
                 raise typer.BadParameter(f"{option} is of no use to --rejudge; leave it out")
-        _rejudge(rejudge, judges, output, offline, out)
+        _rejudged(rejudge, judges, output, sample, label_file, labels, seed, offline, out)
         return
+    if sample is not None or label_file is not None or labels is not None:
+        raise typer.BadParameter(
+            "--sample, --label-file and --labels are of saved replies; give them with --rejudge"
+        )
     out.say("loading…")
     from snt.atomic import check_writable, write_text
     from snt.evaluation.evaluate import evaluate as run_evaluation
@@ -143,6 +182,7 @@ def evaluate(
             jailbreak=suite_options.jailbreak_settings(
                 templates, test_cases, gcg_steps, prompts=gcg_prompts, width=gcg_width, seed=seed
             ),
+            drawing=_drawing(temperature, top_p, seed),
         ),
         baseline=baseline,
         base=base,
@@ -152,9 +192,11 @@ def evaluate(
         force=force,
         fail_if=fail_if or (),
         output=output or Path("evaluation"),
+        resume=resume,
         backend=backend,
         dtype=dtype,
         system=system,
+        template=template,
         offline=offline,
         progress=out,
     )
@@ -165,21 +207,49 @@ def evaluate(
     found.check()
 
 
-def _rejudge(
-    path: Path, judges: tuple[str, ...], output: Path | None, offline: bool, out: Output
+def _rejudged(
+    path: Path,
+    judges: tuple[str, ...],
+    output: Path | None,
+    sample: int | None,
+    label_file: Path | None,
+    labels: Path | None,
+    seed: int,
+    offline: bool,
+    out: Output,
 ) -> None:
-    from snt.evaluation.completions import (
-        labels_document,
-        read_completions,
-        rejudge,
-        write_completions,
-    )
-    from snt.evaluation.judges import get_judge
-    from snt.report.evaluation import labels_table
+    if labels is not None and (sample is not None or label_file is not None):
+        raise typer.BadParameter("give --sample to write a file to label, or --labels to read one")
+    if label_file is not None and sample is None:
+        raise typer.BadParameter(
+            "say with --sample how many replies it gets", param_hint="--label-file"
+        )
+    if output is not None and (sample is not None or labels is not None):
+        raise typer.BadParameter(
+            "is where --rejudge writes labelled replies; with --sample give --label-file, with "
+            "--labels leave it out",
+            param_hint="--output",
+        )
+    from snt.evaluation.labelling import judge_agreement, sample_to_label
+    from snt.evaluation.rejudging import rejudge_file
+    from snt.report.rejudging import agreement_table, rejudged_table, sample_text
 
-    opened = [get_judge(name, offline=offline) for name in judges]
-    rows = rejudge(read_completions(path), *opened)
-    target = output or path.with_name(f"{path.stem}.{judges[0].partition(':')[0]}.jsonl")
-    write_completions(target, rows)
-    document = {"completions": str(target), **labels_document(rows, opened)}
-    out.result(document, labels_table(document))
+    if sample is not None:
+        made = sample_to_label(path, sample, label_file, seed)
+        out.result(made.as_json(), *sample_text(made))
+    elif labels is not None:
+        agreed = judge_agreement(path, labels, judges[0], offline)
+        out.result(agreed.as_json(), *agreement_table(agreed))
+    else:
+        found = rejudge_file(path, judges, output, offline)
+        out.result(found.as_json(), *rejudged_table(found))
+
+
+def _drawing(temperature: float | None, top_p: float | None, seed: int) -> Drawing | None:
+    from snt.generation import Drawing
+
+    if temperature is None and top_p is None:
+        return None
+    return Drawing(
+        1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p, seed
+    )

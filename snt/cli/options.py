@@ -27,6 +27,14 @@ Dtype = Annotated[
 System = Annotated[
     str | None, typer.Option("--system", help="System prompt; default: the chat template's own.")
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="plain, or a file with a Jinja chat template; default: the model's own, plain text "
+        "for a base model without one.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
@@ -41,7 +49,10 @@ Judges = Annotated[
     ),
 ]
 NewTokens = Annotated[int, typer.Option("--new-tokens", help="Longest reply, in tokens.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts answered at once.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Prompts answered at once; default: what the memory holds."),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first prompts of each corpus: a quick look.")
 ]

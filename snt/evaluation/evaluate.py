@@ -29,9 +29,17 @@ from snt.evaluation.settings import Settings
 from snt.evaluation.statistics import PairedDifference
 from snt.evaluation.suites import METRICS, gate_names
 from snt.memory import peak_bytes
+from snt.model_refs import resolve
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.preflight import evaluation_work
 from snt.progress import Progress, Silence
+from snt.unfinished_replies import (
+    UnfinishedReplies,
+    check_resumable,
+    clear,
+    kept,
+    unfinished_directory,
+)
 
 BASE = "base"
 
@@ -131,11 +139,13 @@ def evaluate(
     force: bool = False,
     fail_if: Sequence[str] = (),
     output: Path = Path("evaluation"),
+    resume: bool = False,
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    template: str | None = None,
 ) -> Evaluation:
     """Measure `model`, a model or a patch directory, and `baseline` on the same prompts.
 
@@ -147,7 +157,8 @@ def evaluate(
     `check_against`: more than 5% of near-duplicates are refused unless `force`. `fail_if` are
     gates (`snt.evaluation.gates`); the caller asks `Evaluation.check` whether one was met.
     Replies that the tuning saved in the patch directory are taken up where they were made the same
-    way. Raises RequestError and children for what cannot be served.
+    way, and with `resume` those that a stopped run left beside `output`. Raises RequestError and
+    children for what cannot be served.
     """
     started = time.perf_counter()
     progress = progress or Silence()
@@ -161,7 +172,10 @@ def evaluate(
         tasks=settings.tasks is not None,
     )
     check_writable(output)
-    choice = ModelChoice(model, backend, dtype, system, offline, base)
+    work = unfinished_directory(output)
+    if resume:
+        check_resumable(work)
+    choice = ModelChoice(model, backend, dtype, system, offline, base, template)
     patch = patch_directory(model)
     named = [split_name(reference) for reference in compare_with]
     origins = [origin_of(patch), *(origin_of(patch_directory(ref)) for _, ref in named)]
@@ -173,44 +187,57 @@ def evaluate(
         offline=offline,
         progress=progress,
     )
-    measured, name, description = _run(
-        choice, settings, deactivate, _saved(patch, "after"), progress
-    )
+    ref = None if baseline is None else _baseline_ref(model, baseline, base, patch)
+    for reference in (ref, *(ref for _, ref in named)):
+        if reference is not None and patch_directory(reference) is None:
+            # What is not there is found before the first model is measured, not after.
+            resolve(reference, offline=offline, on_progress=progress.say)
     other, other_name = None, None
     other_told: dict[str, Any] = {}
-    if baseline is not None:
-        ref = _baseline_ref(model, baseline, base, patch)
-        other, other_name, other_told = _run(
-            replace(choice, ref=ref), settings, None, _saved(patch, "before"), progress
+    others: list[ComparedModel] = []
+    with kept(work):
+        measured, name, description = _run(
+            *(choice, settings, deactivate, _saved(patch, "after")),
+            UnfinishedReplies(work / "completions.jsonl"),
+            progress,
+            # What a stopped run left goes only when the work that takes its place begins.
+            None if resume else work,
         )
-    others = []
-    for (asked, ref), origin in zip(named, origins[1:], strict=True):
-        theirs = patch_directory(ref)
-        found, model_name, told = _run(
-            replace(choice, ref=ref), settings, None, _saved(theirs, "after"), progress
+        if baseline is not None:
+            other, other_name, other_told = _run(
+                *(replace(choice, ref=ref), settings, None, _saved(patch, "before")),
+                UnfinishedReplies(work / "baseline.jsonl"),
+                progress,
+            )
+        for number, ((asked, one), origin) in enumerate(zip(named, origins[1:], strict=True), 1):
+            theirs = patch_directory(one)
+            found, model_name, told = _run(
+                *(replace(choice, ref=one), settings, None, _saved(theirs, "after")),
+                UnfinishedReplies(work / _replies_file(number)),
+                progress,
+            )
+            called = asked or short_name(model_name, theirs)
+            others.append(
+                ComparedModel.beside(other or measured, found, called, model_name, told, origin)
+            )
+        result = Evaluation(
+            name,
+            output,
+            measured,
+            other_name,
+            other,
+            compare(other, measured) if other else {},
+            perplexity_change(other, measured) if other else None,
+            description,
+            time.perf_counter() - started,
+            peak_bytes(),
+            short_name(name, patch),
+            tuple(others),
+            held_out=held_out,
+            baseline_description=other_told,
         )
-        called = asked or short_name(model_name, theirs)
-        others.append(
-            ComparedModel.beside(other or measured, found, called, model_name, told, origin)
-        )
-    result = Evaluation(
-        name,
-        output,
-        measured,
-        other_name,
-        other,
-        compare(other, measured) if other else {},
-        perplexity_change(other, measured) if other else None,
-        description,
-        time.perf_counter() - started,
-        peak_bytes(),
-        short_name(name, patch),
-        tuple(others),
-        held_out=held_out,
-        baseline_description=other_told,
-    )
-    result = _summed_up(result, origins, gates)
-    _save(result)
+        result = _summed_up(result, origins, gates)
+        _save(result)
     return result
 
 
@@ -256,7 +283,9 @@ def _run(
     settings: Settings,
     deactivate: Path | None,
     reuse: list[Completion],
+    unfinished: UnfinishedReplies,
     progress: Progress,
+    afresh: Path | None = None,
 ) -> tuple[Measurement, str, dict[str, Any]]:
     from snt.ablation import deactivated
     from snt.masks import load_mask
@@ -274,7 +303,9 @@ def _run(
                 progress.say(f"warning: {warning}")
             held = replace(held, deactivated=sha256_of(deactivate))
             stack.enter_context(deactivated(held.model, mask))
-        measured = measure(held, settings, progress, reuse)
+        if afresh is not None:
+            clear(afresh)
+        measured = measure(held, settings, progress, reuse, unfinished)
         if measured.reused:
             progress.say(f"{measured.reused} replies were taken from the patch's own completions")
         name = held.id + (" + patch" if held.patch_digest else "")

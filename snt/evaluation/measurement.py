@@ -32,6 +32,7 @@ from snt.evaluation.task_results import TaskResults
 from snt.generation import replies
 from snt.opening import OpenModel
 from snt.progress import Progress, Silence
+from snt.unfinished_replies import UnfinishedReplies
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,12 @@ def measure(
     settings: Settings,
     progress: Progress | None = None,
     reuse: Sequence[Completion] = (),
+    unfinished: UnfinishedReplies | None = None,
 ) -> Measurement:
-    """Run the chosen suites. Replies in `reuse` that were made the same way are not made again."""
+    """Run the chosen suites. Replies in `reuse` that were made the same way are not made again.
+
+    `unfinished` keeps the new ones as they come, for a run that goes on where this one stopped.
+    """
     progress = progress or Silence()
     probes = settings.probes(opened.offline)
     judges = [get_judge(name, opened, opened.offline) for name in settings.judges]
@@ -200,7 +205,12 @@ def measure(
         with progress.task("replies", len(missing), "prompts") as advance:
             texts = [text for _, text in missing]
             new = replies(
-                opened.model, opened.chat, texts, settings.new_tokens, settings.batch_size, advance
+                *(opened.model, opened.chat, texts),
+                *(settings.new_tokens, settings.batch_size, advance),
+                drawing=settings.drawing,
+                unfinished=unfinished,
+                settings=made_by,
+                say=progress.say,
             )
         known |= dict(zip(missing, new, strict=True))
     rows: list[Completion] = []

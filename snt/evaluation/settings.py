@@ -21,6 +21,7 @@ from snt.evaluation.suites import (
     check_suites,
     limited,
 )
+from snt.generation import Drawing
 
 NEW_TOKENS = 48
 _NO_ATTACK = JailbreakSettings()
@@ -30,17 +31,19 @@ _NO_ATTACK = JailbreakSettings()
 class Settings:
     """What is measured and how. `corpora` may replace the corpus of a metric, or leave the metric
     out with "none"; `languages` are those of the multilingual suite, empty for its own. The first
-    of `judges` is the one whose labels count; the others are reported beside it."""
+    of `judges` is the one whose labels count; the others are reported beside it. `batch_size`
+    None: as many replies at once as the memory holds. `drawing` None: greedy replies."""
 
     suites: tuple[str, ...] = DEFAULT_SUITES
     judges: tuple[str, ...] = DEFAULT_JUDGES
     new_tokens: int = NEW_TOKENS
-    batch_size: int = 64
+    batch_size: int | None = None
     limit: int | None = None
     corpora: Mapping[str, str] = field(default_factory=dict)
     languages: tuple[str, ...] = ()
     tasks: TaskSettings | None = None
     jailbreak: JailbreakSettings = field(default_factory=JailbreakSettings)
+    drawing: Drawing | None = None
 
     def chosen(self, offline: bool = False) -> dict[str, Corpus]:
         """The corpus of every metric of the chosen suites. Raises as `probes` does."""
@@ -57,6 +60,10 @@ class Settings:
             raise RequestError(f"a limit of {self.limit} prompts; give at least 1")
         if self.new_tokens < 1:
             raise RequestError(f"{self.new_tokens} new tokens; give at least 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise RequestError(f"a batch of {self.batch_size} prompts; give at least 1")
+        if self.drawing is not None:
+            self.drawing.check()
         self._check_judges()
         self._check_options()
         found: list[Probe] = []
@@ -118,4 +125,5 @@ class Settings:
 
     def generation(self) -> dict[str, Any]:
         """What the replies depend on beside model and prompt."""
-        return {"max_new_tokens": self.new_tokens, "sampling": "greedy"}
+        sampling = "greedy" if self.drawing is None else self.drawing.as_json()
+        return {"max_new_tokens": self.new_tokens, "sampling": sampling}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -16,7 +16,14 @@ from snt.evaluation.power import detectable_beside
 from snt.evaluation.statistics import Rate
 from snt.evaluation.suites import family, variant
 from snt.report.evaluation_models import models_tables
-from snt.report.figures import interval, metric_label, p_value, percent, signed_percent
+from snt.report.figures import (
+    agreement_line,
+    interval,
+    metric_label,
+    p_value,
+    percent,
+    signed_percent,
+)
 
 _GROUPS = 12  # templates or behaviours that a table still lists; a report has them all
 
@@ -102,28 +109,8 @@ def evaluation_table(found: Evaluation) -> list[RenderableType]:
     return [*models_tables(found.as_json()), where, f"page: {found.page}"]
 
 
-def labels_table(report: Mapping[str, Any]) -> Table:
-    """How often each label was given to saved replies, by each judge."""
-    judges = report["judges"]
-    table = Table("label", *judges, title=f"{report['n']} replies")
-    for label in sorted({label for counts in judges.values() for label in counts}):
-        counts = [found.get(label, 0) for found in judges.values()]
-        table.add_row(label, *(f"{count} ({percent(count / report['n'])})" for count in counts))
-    table.caption = f"labelled replies: {report['completions']}; the labels of {report['judge']!r}"
-    if "agreement" in report:
-        both = report["agreement"]
-        table.caption += f"\n{agreement_line(tuple(judges)[:2], both['share'], both['kappa'])}"
-    return table
-
-
 def _bounds(rate: Rate) -> str:
     return interval((rate.low, rate.high))
-
-
-def agreement_line(names: Sequence[str], share: float, kappa: float | None) -> str:
-    """How far two judges agree, for a caption."""
-    beyond = "" if kappa is None else f", kappa {kappa:.2f}"
-    return f"{names[0]!r} and {names[1]!r} agree on {percent(share)} of the replies{beyond}"
 
 
 def _second(measured: Measurement, metric: str) -> list[str]:
