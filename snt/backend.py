@@ -225,6 +225,7 @@ class LazyBackend:
     `implementation` is a module or `module:object` with `load` and `fast_dtype`. `requires`: names
     of modules that must be installed, per name the install line. `held_bytes` is `weight_bytes` of
     the backend, None where it holds every parameter in the precision it is loaded in.
+    `several_processes`: whether it may run in more than one process at a time.
     """
 
     name: str
@@ -233,6 +234,7 @@ class LazyBackend:
     abilities: Collection[str] = tuple(ABILITIES)
     requires: Mapping[str, str] | None = None
     held_bytes: Callable[[ModelSize, int], int] | None = None
+    several_processes: bool = False
 
     def missing(self) -> str | None:
         """The install line of what is not installed, or None. Imports nothing."""

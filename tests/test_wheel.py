@@ -65,6 +65,6 @@ def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) ->
 def test_the_wheel_declares_its_commands_and_backends(unpacked: Path) -> None:
     (points,) = unpacked.glob("*.dist-info/entry_points.txt")
     text = points.read_text()
-    assert "snt = snt.cli:main" in text and "full = snt_backends:full" in text
+    assert "snt = snt.cli:main" in text and "full = snt_backends.built_in:full" in text
     assert "[snt.judges]" in text and "refusal = snt.judges.refusal" in text
     assert not list(unpacked.rglob("tests"))

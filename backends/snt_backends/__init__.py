@@ -1,14 +1,1 @@
-"""The built-in backends, each described here and imported when it first loads a model.
-
-What `snt backends` and the choice of a backend read must import neither torch nor transformers.
-"""
-
-from __future__ import annotations
-
-from snt.backend import LazyBackend
-
-full = LazyBackend(
-    "full",
-    "the whole model in one process, full or half precision, CPU or one GPU",
-    "snt_backends.full",
-)
+"""The backends that come with snt."""
