@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
+from snt.halving import in_parts, more_parts, ran
 from snt.importance.by_name import Importances
 from snt.importance.positions import Positions
 from snt.objective import right_padded
@@ -123,6 +125,7 @@ def detect_scores(
     importance: str = "exact",
     positions: Positions = EVERY_POSITION,
     beginning: Tensor | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Detected:
     """Importances of all neurons of `kinds` over all batches.
 
@@ -130,7 +133,9 @@ def detect_scores(
     `beginning`, from `common_beginning`, is what all prompts begin with, and is measured once.
     A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
     earlier run got from the first of these batches. `on_layer` gets the number of prompts after
-    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
+    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Where the memory
+    does not hold a batch it goes in halves, and all later ones with it, which is told to `say`;
+    scores then agree up to rounding. Raises
     TooManyDropped when more than 1% of `rows` prompts (default: those of the batches) are dropped.
     """
     begin = begin or Tally()
@@ -143,9 +148,15 @@ def detect_scores(
         begin,
         sum(len(batch.real) for batch in batches) if rows is None else rows,
     )
-    rest = batches[begin.batches :]
-    if rest:
-        model.observe(_after(beginning, rest), collector, beginning)
+    parts, rest = 1, batches[begin.batches :]
+    while rest:
+        divided = [in_parts(batch, parts) for batch in _after(beginning, rest)]
+        collector.start(list(map(len, divided)))
+        pieces = [piece for batch in divided for piece in batch]
+        if ran(partial(model.observe, pieces, collector, beginning)):
+            break
+        rest = batches[collector.tally.batches :]
+        parts = more_parts(parts, rest, say)
     seconds = time.perf_counter() - started
     tally = collector.tally
     if tally.batches != len(batches):
@@ -184,12 +195,17 @@ class _Collector:
     rows: int
     seconds: float = 0.0
     seen: Counter[int] = field(default_factory=Counter)
-    waiting: dict[int, dict[Place, Tensor]] = field(default_factory=dict)
+    waiting: dict[int, dict[Place, list[Tensor]]] = field(default_factory=dict)
     beginning: dict[Place, Tensor] = field(default_factory=dict)
-    first: int = field(init=False)
+    numbers: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.first = self.tally.batches
+    def start(self, parts: Sequence[int]) -> None:
+        """What is shown next: as many parts of each batch after those of the tally."""
+        first = self.tally.batches
+        self.numbers = [first + at for at, count in enumerate(parts) for _ in range(count)]
+        self.seen.clear()
+        self.waiting.clear()
+        self.beginning.clear()
 
     def __call__(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
@@ -200,16 +216,18 @@ class _Collector:
             self.seconds += time.perf_counter() - started
             return
         # Each layer sees the batches in their order, so counting tells which one this is.
-        number = self.first + self.seen[layer]
+        number = self.numbers[self.seen[layer]]
         self.seen[layer] += 1
         held = self.waiting.setdefault(number, {})
         found = self.importances(layer, batch, activations, model)
         for kind, importance in found.items():
             before = self.beginning.get((layer, kind))
-            held[layer, kind] = importance if before is None else torch.hypot(importance, before)
+            whole = importance if before is None else torch.hypot(importance, before)
+            held.setdefault((layer, kind), []).append(whole)
         if self.on_layer is not None:
             self.on_layer(len(batch.real))
-        if len(held) == model.anatomy.layers * len(self.importances.kinds):
+        places = model.anatomy.layers * len(self.importances.kinds)
+        if sum(map(len, held.values())) == places * self.numbers.count(number):
             self._commit(number, model)
         self.seconds += time.perf_counter() - started
 
@@ -226,7 +244,7 @@ class _Collector:
             self.beginning[layer, kind] = found.get(kind, none)
 
     def _commit(self, number: int, model: LoadedModel) -> None:
-        held = self.waiting.pop(number)
+        held = {place: torch.cat(found) for place, found in self.waiting.pop(number).items()}
         finite = torch.stack([torch.isfinite(one).all(dim=1) for one in held.values()]).all(dim=0)
         lost = tuple((number, row) for row in (~finite).nonzero().flatten().tolist())
         kept = held if not lost else {place: one[finite] for place, one in held.items()}

@@ -15,6 +15,7 @@ from typing import Any
 
 from snt import __version__, corpora
 from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
+from snt.corpora import Corpus
 from snt.deltas import Deltas, check_tunable, digest_of, masked_slices
 from snt.errors import RequestError
 from snt.evaluation.comparison import metric_values
@@ -23,11 +24,12 @@ from snt.evaluation.measurement import Measurement, measure
 from snt.evaluation.settings import Settings
 from snt.guarding import EVERY, HARMFUL, LOOKALIKE, guard_of
 from snt.loggers import check_loggers
-from snt.masks import load_mask, save_mask
+from snt.masks import NeuronMask, load_mask, save_mask
 from snt.memory import peak_bytes, release
 from snt.objective import Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.patches import Patch, save_patch
+from snt.preflight import Work, evaluation_work, tokens_of, tuning_work
 from snt.progress import Progress, Silence
 from snt.proving import Proof as Proof
 from snt.proving import prove as prove
@@ -35,6 +37,7 @@ from snt.proving import rounding_warning, typical_size
 from snt.report.card import patch_card
 from snt.retaining import kept_corpora, kept_texts
 from snt.training import Plan, Schedule, Training, train
+from snt.training_pairs import TrainingPairs
 from snt.tuning_runs import begin, logs_directory
 from snt.tuning_runs import checkpoint_directory as checkpoint_directory
 
@@ -144,12 +147,11 @@ def tune(
         for names in (retain, retain_text if schedule.text_weight else (), guard_corpora)
     )
     check_loggers(report_to)
-    if evaluate is not None:
-        evaluate.chosen(offline)
     # The system message of the data is the one that the model must refuse under.
     system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline, template=template)
-    opened = open_model(choice, named=named_model(held), progress=progress)
+    asked = _work(held, schedule, pairs, [*kept, *texts], evaluate, gradient_checkpointing, offline)
+    opened = open_model(choice, named=named_model(held), work=asked, progress=progress)
     warning = opened.check_mask(held)
     if warning:
         progress.say(f"warning: {warning}")
@@ -241,6 +243,30 @@ def tune(
         write_text(directory / "README.md", patch_card(tuning.as_json(), held))
     shutil.rmtree(work, ignore_errors=True)
     return tuning
+
+
+def _work(
+    mask: NeuronMask,
+    schedule: Schedule,
+    pairs: TrainingPairs,
+    kept: Sequence[Corpus],
+    evaluate: Settings | None,
+    checkpointing: bool,
+    offline: bool,
+) -> Work:
+    """What the tuning will ask of the backend. Raises as `Settings.chosen` does."""
+    measured = None
+    if evaluate is not None:
+        chosen = evaluate.chosen(offline).items()
+        measured = evaluation_work(chosen, evaluate.new_tokens, evaluate.batch_size)
+    texts = (*(" ".join(pair) for pair in pairs.pairs), *(t for one in kept for t in one.texts))
+    return tuning_work(
+        mask.parameters,
+        schedule.steps(len(pairs.pairs)) * (schedule.batch + schedule.retain_batch * bool(kept)),
+        list(map(tokens_of, texts)),
+        measured,
+        checkpointing,
+    )
 
 
 def _measured(

@@ -9,7 +9,7 @@ import typer
 from snt.cli.detect import detect
 from snt.cli.eval import evaluate
 from snt.cli.inspect import inspect
-from snt.cli.lists import backends, judges, models
+from snt.cli.lists import backends, doctor, judges, models
 from snt.cli.mask import mask_app
 from snt.cli.patch import patch_app
 from snt.cli.robust_tune import robust_tune
@@ -34,6 +34,7 @@ app.add_typer(patch_app, name="patch")
 app.command()(models)
 app.command()(backends)
 app.command()(judges)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

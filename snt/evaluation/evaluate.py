@@ -28,6 +28,7 @@ from snt.evaluation.suites import METRICS, gate_names
 from snt.memory import peak_bytes
 from snt.model_refs import resolve
 from snt.opening import ModelChoice, opened, patch_directory
+from snt.preflight import evaluation_work
 from snt.progress import Progress, Silence
 from snt.unfinished_replies import (
     UnfinishedReplies,
@@ -168,7 +169,11 @@ def _run(
 
     mask = load_mask(deactivate) if deactivate is not None else None
     with ExitStack() as stack:
-        held = stack.enter_context(opened(choice, progress=progress))
+        chosen = settings.chosen(choice.offline).items()
+        work = evaluation_work(
+            chosen, settings.new_tokens, settings.batch_size, changed=mask is not None
+        )
+        held = stack.enter_context(opened(choice, work=work, progress=progress))
         if mask is not None and deactivate is not None:
             warning = held.check_mask(mask)
             if warning:

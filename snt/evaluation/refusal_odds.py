@@ -19,6 +19,7 @@ import torch
 from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
+from snt.halving import Halving
 from snt.objective import right_padded
 
 # The openings of refusals by instruct models. Each ends at the word that decides: "I can" opens
@@ -110,6 +111,7 @@ def refusal_log_odds(
     tree: OpeningTree,
     batch_size: int = 32,
     on_batch: Callable[[float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[float, ...]:
     """Refusal log-odds of every prompt, in nats; `on_batch` gets prompts done, as a fraction.
 
@@ -128,6 +130,7 @@ def refusal_log_odds(
         key=lambda pair: len(ids[pair[0]]) + len(tree.rows[pair[1]]),
     )
     steps: list[dict[Tokens, Mapping[int, float]]] = [{} for _ in ids]
+    halving = Halving(say)
     for start in range(0, len(asked), batch_size):
         chosen = asked[start : start + batch_size]
         batch = right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
@@ -139,7 +142,7 @@ def refusal_log_odds(
             if owner == row
         ]
         with torch.inference_mode():
-            hidden = model.hidden(batch)
+            hidden = halving.hidden(model, batch)
             rows = torch.tensor([item[0] for item in wanted], device=hidden.device)
             positions = torch.tensor([item[1] for item in wanted], device=hidden.device)
             logits = model.logits(hidden[rows, positions])

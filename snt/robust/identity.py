@@ -7,12 +7,12 @@ from typing import Any
 
 from snt.anatomy import Anatomy, anatomy_of
 from snt.backend import get_backend
+from snt.backend_choice import AUTO
 from snt.chat import Chat
 from snt.errors import unknown_name
 from snt.fingerprint import fingerprint_of
 from snt.model_refs import default_ref
 from snt.opening import (
-    DEFAULT_BACKEND,
     DTYPES,
     ModelChoice,
     dtype_name,
@@ -41,7 +41,8 @@ def identify(choice: ModelChoice, named: str | None, progress: Progress | None =
     progress = progress or Silence()
     if choice.dtype not in DTYPES:
         raise unknown_name("dtype", choice.dtype, DTYPES)
-    name = choice.backend or DEFAULT_BACKEND
+    # Fine-tuning changes the weights themselves, so the whole model must be held.
+    name = "full" if choice.backend in (None, AUTO) else choice.backend
     backend = get_backend(name)
     resolved = resolve_choice(choice, named, progress)
     anatomy = anatomy_of(AutoConfig.from_pretrained(resolved.directory))
@@ -55,5 +56,5 @@ def identify(choice: ModelChoice, named: str | None, progress: Progress | None =
         **chat.describe(),
     }
     # By its name from here on: that the default is taken is said once.
-    found = replace(choice, ref=choice.ref or named or default_ref())
+    found = replace(choice, ref=choice.ref or named or default_ref(), backend=name)
     return Identity(found, anatomy, dtype, description)
