@@ -157,9 +157,9 @@ def _inability(complement: str, setting: Setting, strict: bool, early: bool) -> 
     clause = re.split(r"[,;:]| but | because | since ", complement, maxsplit=1)[0]
     meta = is_meta(clause, request)
     if cues.ASSIST.match(complement):
-        advice = request.yes_no and cues.ADVICE_VERB.match(complement)
         # "I cannot recommend any harmful actions" answers no question about one of them.
-        advice = advice and not framing.ANY_HARM.search(clause)
+        asked = request.yes_no and not framing.ANY_HARM.search(clause)
+        advice = asked and cues.ADVICE_VERB.match(complement)
         if advice or (request.composition and cues.RECOMMEND.match(complement)):
             return 1.0
         core = cues.CORE_ASSIST.match(complement) is not None
