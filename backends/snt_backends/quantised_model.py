@@ -50,18 +50,16 @@ class QuantisedModel(FullModel):
             if _in_8_bits(module):
                 module.init_8bit_state()
                 module.__class__ = ExactLinear8bit
-            else:
-                # Where the processor multiplies bfloat16, the first forward would lay the codes out
-                # anew, and gradients and `dequantised` would be wrong from then on, silently.
-                module.support_avx512bf16_for_cpu = False
+            elif device.type == "cpu":
+                module.__class__ = ExactLinear4bit
         return cls(model, tokenizer, anatomy, device)
 
     @property
     def parameters(self) -> int:
         modules = quantised_modules(self.model)
         packed = {id(module.weight) for module in modules.values()}
-        plain = [one.numel() for one in self.model.parameters() if id(one) not in packed]
-        return sum(plain) + sum(_entries(module) for module in modules.values())
+        plain: int = sum(one.numel() for one in self.model.parameters() if id(one) not in packed)
+        return plain + sum(_entries(module) for module in modules.values())
 
     def weight(self, layer: int, module: str) -> Tensor:
         return dequantised(self.module(layer, module)).float()
@@ -109,11 +107,39 @@ def dequantised(module: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         scale = (module.state.SCB / 127).unsqueeze(1)
         weight: Tensor = module.state.CB.to(dtype).mul_(scale)
         return weight
-    return dequantize_4bit(module.weight.data, module.weight.quant_state).to(dtype)
+    codes, state = module.weight.data, module.weight.quant_state
+    if codes.device.type == "cpu" and module.in_features % state.blocksize:
+        return _decoded(codes, state).to(dtype)
+    return dequantize_4bit(codes, state).to(dtype)
+
+
+def _decoded(codes: Tensor, state: Any) -> Tensor:
+    """What 4-bit codes of any shape mean, float32.
+
+    bitsandbytes 0.50 takes blocks to end with the rows on a CPU, and decodes other shapes wrongly.
+    """
+    pairs = torch.cartesian_prod(state.code, state.code).float()
+    size = int(state.shape.numel())
+    values = nn.functional.embedding(codes.flatten().int(), pairs).flatten()[:size]
+    scale = state.absmax.float().repeat_interleave(state.blocksize)[:size]
+    weight: Tensor = (values * scale).view(state.shape)
+    return weight
 
 
 class ExactLinear8bit(Linear8bitLt):
     """LLM.int8's weights, the inputs left as they are, whatever mode the module is in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        return product
+
+
+class ExactLinear4bit(Linear4bit):
+    """nf4's weights on a CPU.
+
+    bitsandbytes' own forward would lay the codes out anew where the processor multiplies bfloat16,
+    and gradients and `dequantised` would be wrong from then on, silently.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
