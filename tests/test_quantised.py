@@ -192,8 +192,30 @@ def test_half_precision(backend: QuantisedBackend, pico: Path) -> None:
     held = backend.load(pico, torch.bfloat16)
     assert held.dtype is torch.bfloat16
     assert held.weight(0, "mlp.up_proj").dtype is torch.float32
-    wanted = meant(held, pico).hidden(BATCH)
-    assert float((held.hidden(BATCH).float() - wanted).norm() / wanted.norm()) < 0.05
+    plain = meant(held, pico)
+    wanted = plain.hidden(BATCH)
+    assert float((held.hidden(BATCH).float() - wanted).norm() / wanted.norm()) < 0.02
+    gradients = []
+    for model in (held, plain):
+        deltas = _random_deltas(model)
+        with model.training(), deltas.attached(model):
+            model.logits(model.hidden(BATCH)).square().mean().backward()
+        gradients.append(torch.cat([value.grad.flatten() for value in deltas.values]))
+    found, wanted = gradients
+    assert float((found - wanted).norm() / wanted.norm()) < 0.05
+
+
+def test_codes_times_inputs_in_half_precision(pico: Path) -> None:
+    held = quantised.int8.load(pico, torch.bfloat16)
+    module = held.module(0, "mlp.up_proj")
+    draw = torch.Generator().manual_seed(4)
+    inputs = torch.randn(7, 32, generator=draw).bfloat16()
+    wanted = inputs.float() @ held.weight(0, "mlp.up_proj").mT
+    rounding = 2**-8 * float(wanted.abs().max())
+    torch.testing.assert_close(module(inputs).float(), wanted, rtol=0, atol=rounding)
+    module.bias = torch.nn.Parameter(torch.randn(48, generator=draw).bfloat16(), False)
+    biased = wanted + module.bias.float()
+    torch.testing.assert_close(module(inputs).float(), biased, rtol=0, atol=2 * rounding)
 
 
 @each

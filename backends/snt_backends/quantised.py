@@ -71,9 +71,9 @@ class QuantisedBackend:
 
     def fast_dtype(self) -> torch.dtype:
         """As of the full backend: the products are of the same floats."""
-        from snt_backends import full
+        from snt_backends.full import fast_dtype
 
-        return full.fast_dtype()
+        return fast_dtype()
 
     def _check(self, config: Any, anatomy: Anatomy, directory: Path) -> None:
         if anatomy.family.experts is not None:

@@ -152,11 +152,28 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, module: Any) -> Tensor:
         ctx.module = module
-        return nn.functional.linear(inputs, dequantised(module, inputs.dtype), module.bias)
+        if not _scaled_after(inputs, module):
+            return nn.functional.linear(inputs, dequantised(module, inputs.dtype), module.bias)
+        product = nn.functional.linear(inputs, module.state.CB.to(inputs.dtype))
+        product = product.mul_(module.state.SCB / 127)
+        return product if module.bias is None else product.add_(module.bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient @ dequantised(ctx.module, gradient.dtype), None
+        module = ctx.module
+        if not _scaled_after(gradient, module):
+            return gradient @ dequantised(module, gradient.dtype), None
+        scaled = (gradient * (module.state.SCB / 127)).to(gradient.dtype)
+        return scaled @ module.state.CB.to(gradient.dtype), None
+
+
+def _scaled_after(inputs: Tensor, module: Any) -> bool:
+    """Whether rows are scaled after their product, not in the weight.
+
+    bfloat16 holds every 8-bit code and would round what it is scaled to; and outputs are fewer.
+    (float16 would overflow, float32 gain nothing.)
+    """
+    return inputs.dtype is torch.bfloat16 and _in_8_bits(module)
 
 
 def _in_8_bits(module: Any) -> bool:
