@@ -3,7 +3,8 @@
     python -m benchmarks.quantised [--prompts 16] [--pairs 16] [--epochs 4] [--only masks,patches]
 
 One JSON document goes to stdout, progress to stderr; the exit status is 1 where the linear layers
-of int8 take over 0.55 of bfloat16's. Models are held in turn, so that memory is one model's.
+of int8 take over 0.55 of bfloat16's. Models are held in turn, so that memory is one model's. Times
+are the processor's, so that what else runs on the machine does not count.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from snt.backend import Batch
 from snt.corpora import Corpus
 from snt.deltas import Deltas
 from snt.detection import detect
+from snt.generation import left_padded_batches
 from snt.masks import NeuronMask, load_mask
 from snt.memory import release
 from snt.objective import Kept, Pair, refusal_loss, retain_loss, right_padded, step_of
@@ -59,10 +61,12 @@ def masks(prompts: int, into: Path) -> dict[str, Any]:
         batch = _batch(opened, sample("harmful/eval", 8))
         logits[backend], row["forward_ms"] = _logits(opened, batch)
         row["logits"] = _agreement(logits[backend], logits["full"])
+        row["generation_ms"] = _generation(backend)
         if backend == "int8":
             row["rounded_inputs"] = _rounded_inputs(opened, batch, logits)
         for name, part in {backend: 0, **({"other": 1} if backend == "full" else {})}.items():
             _say(f"{name}: detection")
+            started = time.process_time()
             result = detect(
                 corpus=sample(SIDES[0], prompts, part),
                 against=sample(SIDES[1], prompts, part),
@@ -71,8 +75,8 @@ def masks(prompts: int, into: Path) -> dict[str, Any]:
                 opened=opened,
             )
             held[name] = result.mask
-            times = {"seconds": result.seconds, "forward_seconds": result.forward_seconds}
-            found.setdefault(name, {}).update(times, neurons=len(result.mask))
+            spent = {"detection_seconds": time.process_time() - started}
+            found.setdefault(name, {}).update(spent, neurons=len(result.mask))
             overlap = overlap_of(name, result.mask, "full", held["full"])
             found[name]["overlap"] = overlap.as_json()
         del opened
@@ -96,7 +100,8 @@ def patches(pairs: int, epochs: float, into: Path) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for backend in BACKENDS:
         _say(f"{backend}: tuning")
-        tuned = tune(
+        started = time.process_time()
+        tune(
             mask=into / f"{backend}.safetensors",
             data=str(data),
             retain=[str(retain)],
@@ -105,7 +110,7 @@ def patches(pairs: int, epochs: float, into: Path) -> dict[str, Any]:
             positions=1,
             backend=backend,
         )
-        seconds[backend] = tuned.seconds
+        seconds[backend] = time.process_time() - started
         release()
     rows: list[dict[str, Any]] = []
     kept: list[Kept] = []
@@ -159,14 +164,27 @@ def _batch(opened: OpenModel, corpus: Corpus) -> Batch:
 
 
 def _logits(opened: OpenModel, batch: Batch) -> tuple[torch.Tensor, float]:
-    """(tokens, V) logits at real positions, and the milliseconds of the quicker of two forwards."""
+    """(tokens, V) logits at real positions, and the milliseconds of the quickest forward."""
     taken = []
     with torch.inference_mode():
-        for _ in range(2):
-            started = time.perf_counter()
+        for _ in range(3):
+            started = time.process_time()
             hidden = opened.model.hidden(batch)
-            taken.append(1000 * (time.perf_counter() - started))
+            taken.append(1000 * (time.process_time() - started))
         return opened.model.logits(hidden[batch.real]), min(taken)
+
+
+def _generation(backend: str) -> float:
+    """Milliseconds of a token for 8 prompts at once, in the precision that commands generate in."""
+    opened = _opened(backend)
+    ids = [opened.chat.prompt_ids(text) for text in sample("harmful/eval", 8).texts]
+    ((_, batch),) = left_padded_batches(ids, opened.chat.pad_id, len(ids))
+    taken = []
+    for tokens in (1, 17):
+        started = time.process_time()
+        opened.model.generate(batch, tokens, [])
+        taken.append(1000 * (time.process_time() - started))
+    return (taken[1] - taken[0]) / 16
 
 
 def _agreement(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
