@@ -160,6 +160,26 @@ def test_deltas_beside_quantised_weights(pair: tuple[Any, Any]) -> None:
     torch.testing.assert_close(attached, plain.hidden(BATCH), rtol=1e-4, atol=1e-5)
 
 
+def test_no_float_copy_is_kept_for_the_backward_pass(pair: tuple[Any, Any]) -> None:
+    held, plain = pair
+    shapes = set(held.anatomy.weight_shapes().values())
+    saved: list[tuple[int, ...]] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    deltas = _random_deltas(held)
+    with deltas.attached(held), torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+        held.hidden(BATCH)
+    assert saved and not shapes & {shape for one in saved for shape in (one, one[::-1])}
+    saved.clear()
+    deltas = _random_deltas(plain)
+    with deltas.attached(plain), torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+        plain.hidden(BATCH)
+    assert shapes & {shape for one in saved for shape in (one, one[::-1])}
+
+
 def test_deactivation_equals_zero_weights(pair: tuple[Any, Any]) -> None:
     held, plain = pair
     before = held.hidden(BATCH)
