@@ -14,3 +14,25 @@ full = LazyBackend(
     "the whole model in one process, full or half precision, CPU or one GPU",
     "snt_backends.full",
 )
+_NEEDED = {"bitsandbytes": "run: pip install 'bitsandbytes>=0.50'"}
+
+int8 = LazyBackend(
+    "int8",
+    "decoder weights in 8 bits (bitsandbytes), CPU or one GPU",
+    "snt_backends.quantised:int8",
+    requires=_NEEDED,
+    # A byte an entry, and a scale for every row.
+    held_bytes=lambda size, item: (
+        size.in_layers * 1006 // 1000 + (size.parameters - size.in_layers) * item
+    ),
+)
+int4 = LazyBackend(
+    "int4",
+    "decoder weights in 4 bits (nf4, bitsandbytes), CPU or one GPU",
+    "snt_backends.quantised:int4",
+    requires=_NEEDED,
+    # Half a byte an entry, and a scale for every 64.
+    held_bytes=lambda size, item: (
+        size.in_layers * 9 // 16 + (size.parameters - size.in_layers) * item
+    ),
+)

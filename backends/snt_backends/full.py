@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,15 @@ def fast_dtype() -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def digests_of(weights: Mapping[str, tuple[int, Tensor]]) -> dict[str, tuple[int, str]]:
+    """Per weight the number of entries it is given with, and a digest of its bytes."""
+    found = {}
+    for name, (entries, weight) in weights.items():
+        raw: Any = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+        found[name] = (entries, hashlib.blake2b(raw, digest_size=16).hexdigest())
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,11 +138,8 @@ class FullModel:
             hook.remove()
 
     def weight_digests(self) -> dict[str, tuple[int, str]]:
-        found = {}
-        for name, parameter in self.model.named_parameters():
-            raw = parameter.detach().cpu().contiguous().view(torch.uint8).numpy()
-            found[name] = (parameter.numel(), hashlib.blake2b(raw, digest_size=16).hexdigest())
-        return found
+        weights = self.model.named_parameters()
+        return digests_of({name: (weight.numel(), weight) for name, weight in weights})
 
     @contextmanager
     def training(self) -> Iterator[None]:
