@@ -13,6 +13,7 @@ from snt.chat import Chat
 from snt.errors import FormatError, MismatchError, MissingFileError, RequestError, unknown_name
 from snt.fingerprint import Fingerprint, fingerprint_of
 from snt.model_refs import ResolvedModel, default_ref, resolve
+from snt.processes import join, world
 from snt.progress import Progress, Silence
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_BACKEND = "full"
+SEVERAL = "multi-gpu"
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,17 @@ def open_model(
     progress = progress or Silence()
     if choice.dtype not in DTYPES:
         raise unknown_name("dtype", choice.dtype, DTYPES)
-    backend_name = choice.backend or DEFAULT_BACKEND
+    here = world()
+    backend_name = choice.backend or (SEVERAL if here.size > 1 else DEFAULT_BACKEND)
     backend = get_backend(backend_name)
+    if here.size > 1 and not getattr(backend, "several_processes", False):
+        raise RequestError(
+            f"{here.size} processes were started, and the backend {backend_name!r} works in one; "
+            f"give --backend {SEVERAL}, or fsdp for a model that is too large for one device"
+        )
+    join()
+    if getattr(backend, "several_processes", False):
+        progress.say(f"processes: {here.size}" + (" (--processes starts more)" * (here.size == 1)))
     resolved = resolve_choice(choice, named, progress)
     dtype = _dtype(choice.dtype) or (_dtype("float32") if exact else backend.fast_dtype())
     model = backend.load(resolved.directory, dtype)

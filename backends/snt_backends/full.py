@@ -52,6 +52,12 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def weight_digest(weight: Tensor) -> tuple[int, str]:
+    """How many entries a weight has, and a digest of its bytes."""
+    raw: Any = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return weight.numel(), hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
 @dataclass(frozen=True)
 class FullModel:
     """A transformers model that is wholly in memory."""
@@ -131,8 +137,7 @@ class FullModel:
     def weight_digests(self) -> dict[str, tuple[int, str]]:
         found = {}
         for name, parameter in self.model.named_parameters():
-            raw = parameter.detach().cpu().contiguous().view(torch.uint8).numpy()
-            found[name] = (parameter.numel(), hashlib.blake2b(raw, digest_size=16).hexdigest())
+            found[name] = weight_digest(parameter)
         return found
 
     @contextmanager
