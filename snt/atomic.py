@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snt.errors import RequestError, RunFailure
-from snt.processes import writes
+from snt.processes import own_files, writes
 
 
 @contextmanager
@@ -78,7 +78,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     if not writes():
-        with tempfile.TemporaryDirectory() as folder:
+        # What is written into it is read back, so there it is kept.
+        with tempfile.TemporaryDirectory() as folder, own_files():
             yield Path(folder)
         return
     try:

@@ -169,4 +169,5 @@ def _free_port() -> int:
 def this_command() -> list[str]:
     """The command line of this process, as every process of a launch is to run it."""
     # -P: a folder of the user is no place to import from.
-    return [sys.executable, "-P", "-m", "snt", *sys.argv[1:]]
+    debug = ["--debug"] if "--debug" in sys.orig_argv else []
+    return [sys.executable, "-P", "-m", "snt", *debug, *sys.argv[1:]]

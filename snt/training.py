@@ -241,6 +241,8 @@ def _arguments(
         seed=schedule.seed,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=False,
+        # In several processes: every delta has a part in every row.
+        ddp_find_unused_parameters=False,
     )
 
 

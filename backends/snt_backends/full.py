@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,14 @@ class FullModel:
         )
         on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
         try:
-            with torch.inference_mode():
+            with self.without_gradients():
                 return continuations(self.model, on_device, new_tokens, stop_ids, sampling).cpu()
         finally:
             hook.remove()
+
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """While only an answer is wanted."""
+        return torch.inference_mode()
 
     def weight_digests(self) -> dict[str, tuple[int, str]]:
         found = {}
@@ -162,7 +166,7 @@ class FullModel:
         self, batches: Iterable[Batch], visitor: Visitor, beginning: Tensor | None = None
     ) -> None:
         layers = [self._layer(number) for number in range(self.anatomy.layers)]
-        with torch.inference_mode(), observed(self.model, layers, self.anatomy) as seen:
+        with self.without_gradients(), observed(self.model, layers, self.anatomy) as seen:
 
             def show(batch: Batch, cache: DynamicCache | None) -> None:
                 on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from snt.anatomy import anatomy_of
+from snt.backend import Batch
 from snt.errors import RunFailure
 from snt_backends import full
 from snt_backends.full import FullModel
@@ -41,6 +44,21 @@ class ShardedModel(FullModel):
     def dtype(self) -> torch.dtype:
         found: torch.dtype = next(self.model.parameters()).dtype
         return found
+
+    def hidden(self, batch: Batch) -> Tensor:
+        # Not by the rows' common beginning: whether there is one depends on the rows, and each
+        # process must make the same forwards.
+        decoder = self.model.get_submodule(self.anatomy.family.decoder)
+        output: Tensor = decoder(
+            input_ids=batch.input_ids.to(self.device),
+            attention_mask=batch.real.to(self.device).long(),
+            use_cache=False,
+        ).last_hidden_state
+        return output
+
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        # See _with_normal_tensors: the decoder must be able to write to what is made here.
+        return torch.no_grad()
 
     def weight_digests(self) -> dict[str, tuple[int, str]]:
         found = {}
@@ -98,6 +116,7 @@ def _sharded(directory: Path, dtype: torch.dtype | None) -> FullModel:
     outside = {one for one in decoder.parameters() if id(one) not in inside}
     # The decoder owns no weights of its own; it lets a layer's weights come while another runs.
     fully_shard(decoder, mesh=mesh, ignored_params=outside)
+    decoder.forward = _with_normal_tensors(decoder.forward)
     for parameter in model.parameters():
         if not isinstance(parameter, DTensor):
             parameter.data = parameter.data.to(device)
@@ -105,6 +124,23 @@ def _sharded(directory: Path, dtype: torch.dtype | None) -> FullModel:
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
     return ShardedModel(model, AutoTokenizer.from_pretrained(directory), anatomy, device)
+
+
+def _with_normal_tensors(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Where only an inference is wanted, without gradients, but not in inference mode.
+
+    FSDP keeps the memory into which weights are gathered, and what is made in inference mode could
+    never be written to in a training.
+    """
+
+    @wraps(forward)
+    def run(*words: Any, **named: Any) -> Any:
+        if not torch.is_inference_mode_enabled():
+            return forward(*words, **named)
+        with torch.inference_mode(False), torch.no_grad():
+            return forward(*words, **named)
+
+    return run
 
 
 def _whole(parameter: Tensor) -> Tensor:

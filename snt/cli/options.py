@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -112,6 +113,8 @@ def in_processes(count: int, out: Output) -> None:
             "command once"
         )
     if here.size == 1 and count != 1:
+        # Whatever ends this process ends all of them.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
         try:
             raise typer.Exit(launch(this_command(), count, out.say))
         except Interrupted:
