@@ -26,8 +26,9 @@ from transformers.utils import logging
 from snt.anatomy import anatomy_of
 from snt.backend import Batch
 from snt.errors import RunFailure
-from snt_backends import full
-from snt_backends.full import FullModel
+from snt_backends.full import FullModel, weight_digest
+from snt_backends.full import fast_dtype as _fast_dtype
+from snt_backends.full import load as _load_whole
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ShardedModel(FullModel):
     def weight_digests(self) -> dict[str, tuple[int, str]]:
         found = {}
         for name, parameter in self.model.named_parameters():
-            found[name] = full.weight_digest(_whole(parameter))
+            found[name] = weight_digest(_whole(parameter))
         return found
 
     def _parameter(self, layer: int, module: str) -> Tensor:
@@ -94,12 +95,12 @@ class _Kind:
 
     def fast_dtype(self) -> torch.dtype:
         """As the full backend's."""
-        return full.fast_dtype()
+        return _fast_dtype()
 
 
 def _sharded(directory: Path, dtype: torch.dtype | None) -> FullModel:
     if not dist.is_initialized():
-        return full.load(directory, dtype)
+        return _load_whole(directory, dtype)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     anatomy = anatomy_of(AutoConfig.from_pretrained(directory))
     on_gpu = torch.cuda.is_available()
@@ -150,7 +151,7 @@ def _whole(parameter: Tensor) -> Tensor:
 
 
 replicated = _Kind(
-    "multi-gpu", "several processes with a copy of the model each, batches dealt out", full.load
+    "multi-gpu", "several processes with a copy of the model each, batches dealt out", _load_whole
 )
 sharded = _Kind(
     "fsdp", "several processes with a part of every layer each, for models beyond one", _sharded
