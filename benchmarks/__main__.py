@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import embedded, generation, layers, tuning
+from benchmarks import embedded, generation, layers, processes, tuning
 from benchmarks.ratios import Row
 
 PARTS = {
@@ -25,6 +25,7 @@ PARTS = {
     "published": lambda _prompts, rounds: layers.against_published(rounds),
     "long": lambda _prompts, _rounds: layers.long(),
     "generation": lambda _prompts, rounds: generation.rows(rounds),
+    "processes": lambda prompts, rounds: processes.rows(prompts, rounds),
     "tuning": lambda _prompts, rounds: tuning.rows(rounds),
 }
 

@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from snt.errors import RequestError, RunFailure
+from snt.processes import own_files, writes
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, else it is removed.
 
-    Raises RequestError when the folder cannot be written and RunFailure when the disk is full.
+    In a process that does not lead it always is (snt.processes). Raises RequestError when the
+    folder cannot be written and RunFailure when the disk is full.
     """
     path = Path(path)
+    if not writes():
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / path.name).touch()
+            yield Path(folder) / path.name
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -47,6 +54,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raise RequestError now, before hours of work, when `path` could not be written afterwards."""
     path = Path(path)
+    if not writes():
+        return
     if path.is_dir() and path.suffix:
         raise RequestError(f"cannot write {path}: it is a directory; choose another place with -o")
     try:
@@ -64,9 +73,15 @@ def check_writable(path: Path) -> None:
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it becomes `path`.
 
-    An existing directory at `path` is replaced only after the new one is complete.
+    An existing directory at `path` is replaced only after the new one is complete. In a process
+    that does not lead, nothing is (snt.processes).
     """
     path = Path(path)
+    if not writes():
+        # What is written into it is read back, so there it is kept.
+        with tempfile.TemporaryDirectory() as folder, own_files():
+            yield Path(folder)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,31 @@ from typing import Any
 from snt import __version__
 from snt.anatomy import KINDS
 from snt.corpora import Corpus
-from snt.errors import RequestError
+from snt.errors import MismatchError, RequestError
 from snt.importance.positions import Positions
 from snt.objective import right_padded
 from snt.opening import OpenModel
+from snt.processes import (
+    World,
+    dealt,
+    each,
+    merged_scores,
+    own_files,
+    remove_tree,
+    sharers,
+    wait_for_all,
+)
 from snt.progress import Progress
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import TooManyDropped, common_beginning, detect_scores, length_groups
+from snt.scoring import (
+    Tally,
+    TooManyDropped,
+    check_dropped,
+    common_beginning,
+    detect_scores,
+    length_groups,
+)
 from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
@@ -86,7 +103,8 @@ def score_sides(
     """Score the corpora of a detection by role, each in the parts asked for. See `score_corpus`."""
     work = unfinished_directory(output)
     if not resume:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_tree(work)
+        wait_for_all()
     found = []
     for role, one in texts.items():
         parts = tuple(
@@ -129,26 +147,35 @@ def score_corpus(
             f"{shard.of if shard else 1} parts (halves or shards) are asked for: give more "
             f"prompts, or at most {len(every)} shards"
         )
+    among = sharers(opened.model)
+    mine, my_groups = dealt(batches, among), dealt(groups, among)
     checkpoint = Checkpoint(
-        # Shards that one process scores in turn keep apart.
-        work / f"{role}{f'.{shard.number}-{shard.of}' if shard else ''}.scores.safetensors",
+        work / _checkpoint_name(role, shard, among),
         opened.model.anatomy,
-        _settings(opened, texts, kinds, made, plan, shard),
-        [len(group) for group in groups],
+        _settings(opened, texts, kinds, made, plan, shard, among),
+        [len(group) for group in my_groups],
     )
+    if resume:
+        _check_same_processes(checkpoint.path, role, shard)
     begin = checkpoint.resume() if resume else checkpoint.latest
-    total = sum(map(len, groups))
+    total = sum(map(len, my_groups))
+
+    def keep(tally: Tally) -> None:
+        with own_files() if among.size > 1 else nullcontext():
+            checkpoint.on_batch(tally)
+
     layers = opened.model.anatomy.layers
-    with progress.task(f"importance, {texts.name}", total, "prompts") as advance:
-        advance(sum(map(len, groups[: begin.batches])))
+    title = f"importance, {texts.name}" + (f", 1 of {among.size}" if among.size > 1 else "")
+    with progress.task(title, total, "prompts") as advance:
+        advance(sum(map(len, my_groups[: begin.batches])))
         try:
             found = detect_scores(
                 opened.model,
-                batches,
+                mine,
                 kinds,
                 lambda seen: advance(seen / layers),
                 begin=begin,
-                on_batch=checkpoint.on_batch,
+                on_batch=keep,
                 rows=len(prompts),
                 importance=made["importance"],
                 positions=positions,
@@ -159,26 +186,67 @@ def score_corpus(
         except TooManyDropped:
             raise
         except BaseException:
-            checkpoint.save()
+            _save(checkpoint, among)
             raise
-    checkpoint.save()
-    dropped = sorted(groups[batch][row] + 1 for batch, row in found.dropped)
+    _save(checkpoint, among)
+    lost = [my_groups[batch][row] + 1 for batch, row in found.dropped]
+    dropped = sorted(number for numbers in each(lost, among) for number in numbers)
+    check_dropped(len(dropped), len(prompts), opened.describe()["dtype"])
+    scores = merged_scores(found.scores, _sizes(opened, kinds), among)
     if dropped:
         progress.say(
             f"{texts.name}: {len(dropped)} of {len(prompts)} prompts dropped, for a layer "
             f"overflows on them: number {', '.join(map(str, dropped))}"
         )
-    dealt = shard and {"number": shard.number, "of": shard.of, "plan": plan}
+    division = shard and {"number": shard.number, "of": shard.of, "plan": plan}
     provenance = {
         **opened.describe(),
         **made,
-        **({"shard": dealt} if dealt else {}),
+        **({"shard": division} if division else {}),
         "snt": __version__,
         "corpora": {role: texts.describe()},
         "prompts_dropped": len(dropped),
     }
-    file = ScoresFile(opened.model.anatomy, found.scores, provenance)
-    return ScoredCorpus(file, total, found.forward_seconds)
+    file = ScoresFile(opened.model.anatomy, scores, provenance)
+    return ScoredCorpus(file, sum(map(len, groups)), found.forward_seconds)
+
+
+def _checkpoint_name(role: str, shard: Shard | None, among: World) -> str:
+    """Shards that one process scores in turn keep apart, and processes that share the batches."""
+    part = f".{shard.number}-{shard.of}" if shard else ""
+    turn = f".process-{among.rank + 1}-{among.size}" if among.size > 1 else ""
+    return f"{role}{part}{turn}.scores.safetensors"
+
+
+def _check_same_processes(path: Path, role: str, shard: Shard | None) -> None:
+    """Raise MismatchError where a run in another number of processes left its checkpoints."""
+    alone = _checkpoint_name(role, shard, World()).removesuffix(".scores.safetensors")
+    left = list(path.parent.glob(f"{alone}.process-*.scores.safetensors"))
+    left += path.parent.glob(f"{alone}.scores.safetensors")
+
+    def processes(name: str) -> str:
+        return name.rpartition("process-")[2].partition("-")[2] if "process-" in name else ""
+
+    if left and not any(processes(one.name) == processes(path.name) for one in left):
+        raise MismatchError(
+            f"the detection in {path.parent} was begun in another number of processes "
+            f"({left[0].name}); give the same --processes, or leave --resume out to begin again"
+        )
+
+
+def _save(checkpoint: Checkpoint, among: World) -> None:
+    with own_files() if among.size > 1 else nullcontext():
+        checkpoint.save()
+
+
+def _sizes(opened: OpenModel, kinds: Sequence[str]) -> dict[tuple[int, str], int]:
+    anatomy = opened.model.anatomy
+    return {
+        (layer, kind): anatomy.size(kind)
+        for layer in range(anatomy.layers)
+        for kind in KINDS
+        if kind in kinds
+    }
 
 
 def _settings(
@@ -188,6 +256,7 @@ def _settings(
     made: Mapping[str, Any],
     plan: str,
     shard: Shard | None,
+    among: World,
 ) -> dict[str, Any]:
     """Everything that decides the scores, flat, for comparison with an earlier run's."""
     described = opened.describe()
@@ -203,5 +272,6 @@ def _settings(
         "positions": made["positions"],
         "batches": plan,
         "shard": None if shard is None else f"{shard.number}/{shard.of}",
+        **({"process": f"{among.rank + 1}/{among.size}"} if among.size > 1 else {}),
         "snt": __version__,
     }

@@ -6,7 +6,6 @@ Zhao et al., How do Large Language Models Handle Multilingualism? (arXiv 2402.18
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, OpenModel, open_model
 from snt.preflight import detection_work
+from snt.processes import remove_tree
 from snt.progress import Progress, Silence
 from snt.scores_files import save_scores
 from snt.unfinished import check_resumable, unfinished_directory
@@ -180,10 +180,10 @@ def detect(
         mask = cut_mask(cut, *whole)
     except RequestError:
         progress.say(f"the scores are in {found[0].path}; `snt mask from-scores` needs no model")
-        shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+        remove_tree(unfinished_directory(output))
         raise
     save_mask(mask, output)
-    shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+    remove_tree(unfinished_directory(output))
     result = Detection(mask, output, *_totals(found, started))
     if verify is None:
         return result
@@ -232,7 +232,7 @@ def detect_shard(
     )
     for side in found:
         save_scores(side.parts[0].file, side.path)
-    shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+    remove_tree(unfinished_directory(output))
     return ShardDetection(part, *_totals(found, started))
 
 

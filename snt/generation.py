@@ -14,6 +14,7 @@ from snt.batch_sizes import automatic_size, is_out_of_memory
 from snt.chat import Chat
 from snt.errors import RequestError, RunFailure
 from snt.memory import release
+from snt.processes import dealt, each, sharers
 from snt.unfinished_replies import UnfinishedReplies
 
 
@@ -96,7 +97,8 @@ def replies(
     halves, and every later batch with it; `say` is told. `unfinished` keeps the replies of
     every batch as it is done, and gives those of a stopped run that was made with the same
     `settings`. The batches are planned from all prompts and follow one another in the same order,
-    so a stopped run that goes on makes the replies of one that was not stopped.
+    so a stopped run that goes on makes the replies of one that was not stopped. Several processes
+    take turns of the batches, and each gets all replies.
 
     Raises RequestError for a batch size below 1, MismatchError for an unfinished run of other
     settings, RunFailure when one prompt alone does not fit the memory.
@@ -109,7 +111,15 @@ def replies(
     if not ids:
         return []
     order = longest_first(ids)
-    size = batch_size or automatic_size(model, len(ids[order[0]]) + new_tokens)
+    among = sharers(model)
+    # Planned alike in every process, whatever memory each of them has.
+    size = batch_size or min(each(automatic_size(model, len(ids[order[0]]) + new_tokens), among))
+    if among.size > 1:
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        order = [number for batch in dealt(batches, among) for number in batch]
+        settings = {**(settings or {}), "process": f"{among.rank + 1}/{among.size}"}
+        if unfinished is not None:
+            unfinished = unfinished.of_process(among.rank + 1, among.size)
     found: dict[int, str] = {}
     if unfinished is not None:
         plan = hashlib.sha256(repr([ids[n] for n in order]).encode()).hexdigest()
@@ -137,7 +147,8 @@ def replies(
         found.update(zip(numbers, texts, strict=True))
         if on_batch is not None:
             on_batch(len(numbers))
-    return [found[number] for number in range(len(prompts))]
+    whole = {number: text for part in each(found, among) for number, text in part.items()}
+    return [whole[number] for number in range(len(prompts))]
 
 
 def _fitting(

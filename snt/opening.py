@@ -15,6 +15,7 @@ from snt.errors import FormatError, MismatchError, MissingFileError, RequestErro
 from snt.fingerprint import Fingerprint, fingerprint_of
 from snt.model_refs import ResolvedModel, default_ref, resolve
 from snt.preflight import Work, duration, seconds_of
+from snt.processes import join, world
 from snt.progress import Progress, Silence
 
 if TYPE_CHECKING:
@@ -113,6 +114,19 @@ def resolve_choice(
     return resolve(ref, offline=choice.offline, on_progress=progress.say)
 
 
+def _join(option: Option, progress: Progress) -> None:
+    """Meet the other processes, if there are any. Raises RequestError for a backend of one."""
+    here, several = world(), getattr(option.backend, "several_processes", False)
+    if here.size > 1 and not several:
+        raise RequestError(
+            f"{here.size} processes were started, and the backend {option.name!r} works in one; "
+            "give --backend multi-gpu, or fsdp for a model that is too large for one device"
+        )
+    join()
+    if several:
+        progress.say(f"processes: {here.size}" + (" (--processes starts more)" * (here.size == 1)))
+
+
 def open_model(
     choice: ModelChoice,
     *,
@@ -146,6 +160,7 @@ def open_model(
     dtype = getattr(torch, option.dtype)
     progress.say(f"backend: {option.name} in {option.dtype}, {taken.why}")
     _say_estimate(option, work, seconds_of(size, work, device.kind, dtype), progress)
+    _join(option, progress)
     model = option.backend.load(resolved.directory, dtype)
     progress.say(f"{resolved.id} on {model.device}, {dtype_name(model.dtype)}, {option.name}")
     chat = Chat(model.tokenizer, model.context, choice.system, chat_template(choice.template))

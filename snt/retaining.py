@@ -12,6 +12,7 @@ from snt.corpora import Corpus
 from snt.errors import RequestError
 from snt.generation import left_padded_batches
 from snt.objective import Kept, most_likely, right_padded
+from snt.processes import dealt, each, sharers
 from snt.progress import Progress
 
 # Of a plain text that is kept: its language is there after a hundred words.
@@ -43,7 +44,8 @@ def kept_prompts(
     """
     ids = [chat.prompt_ids(prompt) for prompt in prompts]
     found: dict[int, Kept] = {}
-    for numbers, batch in left_padded_batches(ids, chat.pad_id, batch_size):
+    among = sharers(model)
+    for numbers, batch in dealt(list(left_padded_batches(ids, chat.pad_id, batch_size)), among):
         continuations: list[list[int]] = [[] for _ in numbers]
         if positions > 1:
             new = model.generate(batch, positions - 1, chat.stop_ids)
@@ -57,7 +59,8 @@ def kept_prompts(
                 found[number] = Kept(rows[row], start, top_ids.cpu().clone(), top_log.cpu().clone())
         if on_batch is not None:
             on_batch(len(numbers))
-    return [found[number] for number in range(len(prompts))]
+    whole = {number: one for part in each(found, among) for number, one in part.items()}
+    return [whole[number] for number in range(len(prompts))]
 
 
 def kept_texts(

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from snt.backend import Batch, LoadedModel
+from snt.dealt_steps import DealtSteps
 from snt.deltas import Deltas
 from snt.errors import NegativeResult, RunFailure
 from snt.guarding import Guard, Point
 from snt.loggers import logger_callbacks
 from snt.memory import release
 from snt.objective import Step, refusal_loss, retain_loss
+from snt.processes import each, leads, world
 from snt.recomputing import recomputed
 from snt.training_history import History, latest_checkpoint, remove_others
 from snt.training_plan import Plan as Plan
@@ -77,7 +79,7 @@ def train(
     trainer = _LoggingTrainer(
         model=module,
         args=_arguments(plan, checkpoints, save_steps, bool(loggers), model),
-        train_dataset=plan,
+        train_dataset=DealtSteps(plan, len(plan), world().size) if world().size > 1 else plan,
         data_collator=_only,
         callbacks=[_Reporter(module, on_step, guard), *loggers],
     )
@@ -142,8 +144,15 @@ class _Beside(nn.Module):
         if not bool(torch.isfinite(loss)):
             raise RunFailure("the training loss is not finite; lower --lr, or give --dtype float32")
         self.history.losses[step.part][-1] += float(loss.detach())
-        # The Trainer averages over the parts of a step; their sum is meant.
-        return {"loss": self.plan.parts * self.weights[step.part] * loss}
+        # The Trainer averages over the parts of a step, and over processes; their sum is meant.
+        return {"loss": world().size * self.plan.parts * self.weights[step.part] * loss}
+
+    def whole_losses(self) -> None:
+        """The losses of the step under way, of which each process knows its own rows'."""
+        every = each(self.latest, world())
+        for name, values in self.history.losses.items():
+            if values:
+                values[-1] = sum(one[name] for one in every)
 
 
 class _LoggingTrainer(Trainer):
@@ -171,6 +180,7 @@ class _Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = int(state.global_step)
+        self.module.whole_losses()
         if step % _RELEASE_STEPS == 0:
             release()
         if self.on_step is not None:
@@ -180,6 +190,8 @@ class _Reporter(TrainerCallback):
             control.should_training_stop |= self.module.history.stopped
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not leads():
+            return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.module.history.save(checkpoint)
         remove_others(checkpoint)
@@ -229,6 +241,8 @@ def _arguments(
         seed=schedule.seed,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=False,
+        # In several processes: every delta has a part in every row.
+        ddp_find_unused_parameters=False,
     )
 
 

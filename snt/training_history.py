@@ -7,7 +7,6 @@ history, written last: a checkpoint without one was cut off while it was written
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from snt.atomic import write_json
 from snt.errors import FormatError
 from snt.guarding import Guard, Point
+from snt.processes import remove_tree
 
 LOSSES = ("refuse", "retain", "text")
 _FILE, _BEST = "history.json", "best.safetensors"
@@ -92,7 +92,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
         if (one / _FILE).is_file():
             complete.append(one)
         else:
-            shutil.rmtree(one)
+            remove_tree(one)
     return max(complete, key=lambda one: int(one.name.rpartition("-")[2]), default=None)
 
 
@@ -100,4 +100,4 @@ def remove_others(checkpoint: Path) -> None:
     """Older checkpoints go once a newer one is complete, never before."""
     for one in checkpoint.parent.glob("checkpoint-*"):
         if one != checkpoint:
-            shutil.rmtree(one)
+            remove_tree(one)

@@ -6,7 +6,6 @@ measurement before and after are this project's.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from snt.objective import Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.patches import Patch, save_patch
 from snt.preflight import Work, evaluation_work, tokens_of, tuning_work
+from snt.processes import remove_tree
 from snt.progress import Progress, Silence
 from snt.proving import Proof as Proof
 from snt.proving import prove as prove
@@ -181,7 +181,7 @@ def tune(
     begin(work, made, resume)
     if report_to and not resume:
         # A chart of two runs in one is of neither.
-        shutil.rmtree(logs, ignore_errors=True)
+        remove_tree(logs)
     before = _measured(opened, evaluate, work / "before.jsonl", progress)
     targets = kept_corpora(opened.model, opened.chat, kept, positions, progress)
     plain = [text for corpus in texts for text in corpus.texts]
@@ -241,7 +241,7 @@ def tune(
         write_json(directory / "report.json", tuning.as_json())
         write_text(directory / "command.txt", command + "\n")
         write_text(directory / "README.md", patch_card(tuning.as_json(), held))
-    shutil.rmtree(work, ignore_errors=True)
+    remove_tree(work)
     return tuning
 
 

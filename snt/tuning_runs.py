@@ -7,13 +7,13 @@ written down before the first step and compared.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from snt.atomic import write_json
 from snt.errors import FormatError, MismatchError, RequestError
+from snt.processes import leads, remove_tree
 
 _FILE = "settings.json"
 
@@ -37,8 +37,9 @@ def begin(work: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """
     flat = _flat(settings)
     if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        remove_tree(work)
+        if leads():
+            work.mkdir(parents=True)
         write_json(work / _FILE, flat)
         return
     if not (work / _FILE).is_file():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from snt.errors import FormatError, MismatchError, RequestError, RunFailure
+from snt.processes import leads, remove_tree, wait_for_all
 
 _KEY = "unfinished replies"
 
@@ -45,13 +45,15 @@ def kept(work: Path) -> Iterator[None]:
         with suppress(OSError):  # it holds replies
             work.rmdir()
         raise
-    shutil.rmtree(work, ignore_errors=True)
+    remove_tree(work)
 
 
 def clear(work: Path) -> None:
     """Remove the replies of an earlier run."""
-    for file in work.glob("*.jsonl"):
-        file.unlink()
+    if leads():
+        for file in work.glob("*.jsonl"):
+            file.unlink()
+    wait_for_all()
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class UnfinishedReplies:
     """The replies so far of one model, on disk."""
 
     path: Path
+
+    def of_process(self, number: int, count: int) -> UnfinishedReplies:
+        """What process `number` of `count` keeps of its turns of the batches."""
+        return UnfinishedReplies(
+            self.path.with_name(f"{self.path.stem}.process-{number}-{count}.jsonl")
+        )
 
     def begin(self, settings: Mapping[str, Any], prompts: int) -> Taken:
         """What an earlier run left, or nothing and a new file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from snt.mask_cutting import Cut, cut_mask
 from snt.masks import NeuronMask
 from snt.memory import release
 from snt.opening import ModelChoice, OpenModel
+from snt.processes import remove_tree
 from snt.progress import Progress
 from snt.scores import Scores
 from snt.scores_merging import NamedScores
@@ -55,7 +55,7 @@ def verify_detection(
             (other,) = score_sides(opened, against, cut.kinds, made, output, progress)
         finally:
             # The mask is written: what is unfinished here belongs to no detection to resume.
-            shutil.rmtree(unfinished_directory(output), ignore_errors=True)
+            remove_tree(unfinished_directory(output))
         whole.append(other.whole.file)
     backend = get_backend(opened.backend)
     if choice.dtype == "auto" and backend.fast_dtype() != opened.model.dtype:

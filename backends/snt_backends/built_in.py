@@ -7,6 +7,8 @@ as it is imported.
 
 from __future__ import annotations
 
+import os
+
 from snt.backend import LazyBackend
 
 full = LazyBackend(
@@ -34,5 +36,21 @@ int4 = LazyBackend(
     # Half a byte an entry, and a scale for every 64.
     held_bytes=lambda size, item: (
         size.in_layers * 9 // 16 + (size.parameters - size.in_layers) * item
+    ),
+)
+multi_gpu = LazyBackend(
+    "multi-gpu",
+    "the whole model in every process, batches dealt out",
+    "snt_backends.multi_gpu:replicated",
+    several_processes=True,
+)
+fsdp = LazyBackend(
+    "fsdp",
+    "one model over all processes, a share of every layer in each",
+    "snt_backends.multi_gpu:sharded",
+    several_processes=True,
+    held_bytes=lambda size, item: (
+        size.parameters * item // int(os.environ.get("WORLD_SIZE", "1"))
+        + size.in_layers * item // size.layers
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,15 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def weight_digest(weight: Tensor) -> tuple[int, str]:
+    """How many entries a weight has, and a digest of its bytes."""
+    raw: Any = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return weight.numel(), hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
 def digests_of(weights: Mapping[str, tuple[int, Tensor]]) -> dict[str, tuple[int, str]]:
     """Per weight the number of entries it is given with, and a digest of its bytes."""
-    found = {}
-    for name, (entries, weight) in weights.items():
-        raw: Any = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
-        found[name] = (entries, hashlib.blake2b(raw, digest_size=16).hexdigest())
-    return found
+    return {name: (count, weight_digest(weight)[1]) for name, (count, weight) in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,17 @@ class FullModel:
         )
         on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))
         try:
-            with torch.inference_mode():
+            with self.without_gradients():
                 return continuations(self.model, on_device, new_tokens, stop_ids, sampling).cpu()
         finally:
             hook.remove()
 
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """While only an answer is wanted."""
+        return torch.inference_mode()
+
     def weight_digests(self) -> dict[str, tuple[int, str]]:
-        weights = self.model.named_parameters()
-        return digests_of({name: (weight.numel(), weight) for name, weight in weights})
+        return {name: weight_digest(weight) for name, weight in self.model.named_parameters()}
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -163,7 +168,7 @@ class FullModel:
         self, batches: Iterable[Batch], visitor: Visitor, beginning: Tensor | None = None
     ) -> None:
         layers = [self._layer(number) for number in range(self.anatomy.layers)]
-        with torch.inference_mode(), observed(self.model, layers, self.anatomy) as seen:
+        with self.without_gradients(), observed(self.model, layers, self.anatomy) as seen:
 
             def show(batch: Batch, cache: DynamicCache | None) -> None:
                 on_device = Batch(batch.input_ids.to(self.device), batch.real.to(self.device))

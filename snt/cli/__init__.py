@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
 from typing import Any
 
 from snt.errors import SntError
+from snt.launching import end_with_starter
+from snt.processes import world
 
 INTERRUPTED = 130
 
@@ -22,6 +25,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [sys.argv[0], *(word for word in sys.argv[1:] if word != "--debug")]
     signal.signal(signal.SIGINT, _interrupt)
+    if "RANK" in os.environ:
+        # Whoever started several processes ends those that are left, and what was done is kept.
+        signal.signal(signal.SIGTERM, _interrupt)
+        end_with_starter()
     # Said at its import, by whatever imports it, of an optional kernel for 4-bit models on CPUs.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
@@ -54,5 +61,7 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    sys.stderr.write(f"snt: {message}\n")
+    here = world()
+    who = "" if here.leads else f"process {here.rank + 1} of {here.size}: "
+    sys.stderr.write(f"snt: {who}{message}\n")
     sys.exit(code)

@@ -15,6 +15,8 @@ from snt.cli.patch import patch_app
 from snt.cli.robust_tune import robust_tune
 from snt.cli.run import run
 from snt.cli.tune import tune
+from snt.errors import RequestError
+from snt.processes import world
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,11 +47,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# Commands that share their work; any other would do it once in every process.
+_SEVERAL = ("detect", "tune", "eval")
+
+
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
     """Find, measure and strengthen the neurons that carry a language model's refusals."""
+    here = world()
+    if here.size > 1 and context.invoked_subcommand not in _SEVERAL:
+        raise RequestError(
+            f"{here.size} processes were started, and {context.invoked_subcommand} works in one; "
+            f"start it alone ({', '.join(_SEVERAL)} share their work)"
+        )

@@ -90,6 +90,7 @@ def detect(
         bool, typer.Option("--resume", help="Go on where a stopped detection of this output was.")
     ] = False,
     backend: options.Backend = None,
+    processes: options.Processes = 1,
     dtype: options.Dtype = "auto",
     system: options.System = None,
     template: options.Template = None,
@@ -100,6 +101,7 @@ def detect(
 ) -> None:
     """Find the neurons of harmful requests; write a mask."""
     out = Output(as_json, quiet)
+    options.in_processes(processes, out)
     out.say("loading…")
     from snt import languages as in_languages
     from snt.detection import detect as run_detection

@@ -127,6 +127,7 @@ def evaluate(
         typer.Option("-o", "--output", help="Report directory, or the file of --rejudge."),
     ] = None,
     backend: options.Backend = None,
+    processes: options.Processes = 1,
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     system: options.System = None,
@@ -152,10 +153,12 @@ def evaluate(
         raise typer.BadParameter(
             "--sample, --label-file and --labels are of saved replies; give them with --rejudge"
         )
+    options.in_processes(processes, out)
     out.say("loading…")
     from snt.atomic import check_writable, write_text
     from snt.evaluation.evaluate import evaluate as run_evaluation
     from snt.evaluation.settings import Settings
+    from snt.processes import leads
     from snt.report.evaluation import evaluation_table
 
     if html is not None:
@@ -200,7 +203,7 @@ def evaluate(
         offline=offline,
         progress=out,
     )
-    if html is not None:
+    if html is not None and leads():
         write_text(html, found.page.read_text(encoding="utf-8"))
         out.say(f"page: {html}")
     out.result(found.as_json(), *evaluation_table(found))

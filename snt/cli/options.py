@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from snt.cli.output import Output
 
 Model = Annotated[
     str | None,
@@ -82,6 +85,41 @@ AtMost = Annotated[
         help="Limits by kind and for any one layer, as numbers or shares: ffn=0.5%,q=200,layer=3%.",
     ),
 ]
+
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        help="Share the work among so many processes on this machine, one a GPU where there are "
+        "any; --backend multi-gpu (the default then), or fsdp for a model beyond one device.",
+    ),
+]
+
+
+def in_processes(count: int, out: Output) -> None:
+    """Run this command in `count` processes, unless this is one of them, and end with its code.
+
+    Raises RequestError for a count out of range or other than that of whoever started this one.
+    """
+    from snt.cli import INTERRUPTED, Interrupted
+    from snt.errors import RequestError
+    from snt.launching import launch, this_command
+    from snt.processes import world
+
+    here = world()
+    if here.size > 1 and count not in (1, here.size):
+        raise RequestError(
+            f"--processes {count} in one of {here.size} processes; leave it out, or start the "
+            "command once"
+        )
+    if here.size == 1 and count != 1:
+        # Whatever ends this process ends all of them.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        try:
+            raise typer.Exit(launch(this_command(), count, out.say))
+        except Interrupted:
+            # The process that leads has said so.
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def names(text: str) -> list[str]:

@@ -22,12 +22,15 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from snt.processes import leads
+
 
 class Output:
     """Where a command's words go. With `as_json` stdout holds one document and nothing else."""
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
-        self.as_json, self.quiet = as_json, quiet
+        # One process of a command speaks.
+        self.as_json, self.quiet = as_json, quiet or not leads()
         self.console = Console(stderr=True, highlight=False)
         for stream in (sys.stdout, sys.stderr):
             # A terminal without Unicode shows a question mark rather than an error.
@@ -59,6 +62,8 @@ class Output:
 
     def result(self, document: Any, *renderables: RenderableType) -> None:
         """The answer: the document as JSON, or what is drawn for people."""
+        if not leads():
+            return
         if self.as_json:
             text = json.dumps(_finite(document), indent=2, sort_keys=True, ensure_ascii=False)
             Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)

@@ -108,6 +108,7 @@ def tune(
     batch_size: options.BatchSize = None,
     limit: options.Limit = None,
     backend: options.Backend = None,
+    processes: options.Processes = 1,
     dtype: options.Dtype = "auto",
     system: options.System = None,
     template: options.Template = None,
@@ -120,6 +121,7 @@ def tune(
     if mask is None:
         raise typer.BadParameter("give the mask file that `snt detect` wrote", param_hint="--mask")
     out = Output(as_json, quiet)
+    options.in_processes(processes, out)
     out.say("loading…")
     from snt.evaluation.judges import DEFAULT_JUDGES, judge_list
     from snt.evaluation.settings import Settings

@@ -13,6 +13,7 @@ from snt.chat import Chat
 from snt.errors import RequestError
 from snt.halving import Halving
 from snt.objective import right_padded
+from snt.processes import dealt, each, sharers
 
 _POSITIONS = 128  # whose logits are held at once
 
@@ -46,7 +47,8 @@ def perplexity(
         raise RequestError(f"text {short + 1} has fewer than two tokens; remove it from the corpus")
     nats, halving = [0.0] * len(ids), Halving(say)
     order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
-    for start in range(0, len(order), batch_size):
+    among = sharers(model)
+    for start in dealt(range(0, len(order), batch_size), among):
         numbers = order[start : start + batch_size]
         batch = right_padded([ids[n] for n in numbers], chat.pad_id)
         with torch.inference_mode():
@@ -61,6 +63,8 @@ def perplexity(
                     nats[number] += float(loss)
         if on_batch is not None:
             on_batch(len(numbers))
+    # Each text was one process's; zeros of the others change no bit.
+    nats = [sum(parts) for parts in zip(*each(nats, among), strict=True)]
     return Perplexity(tuple(nats), tuple(len(tokens) - 1 for tokens in ids))
 
 

@@ -21,6 +21,7 @@ from snt.chat import Chat
 from snt.errors import RequestError
 from snt.halving import Halving
 from snt.objective import right_padded
+from snt.processes import dealt, each, sharers
 
 # The openings of refusals by instruct models. Each ends at the word that decides: "I can" opens
 # help as well. Chosen to share beginnings, for each distinct one costs a forward pass.
@@ -131,7 +132,8 @@ def refusal_log_odds(
     )
     steps: list[dict[Tokens, Mapping[int, float]]] = [{} for _ in ids]
     halving = Halving(say)
-    for start in range(0, len(asked), batch_size):
+    among = sharers(model)
+    for start in dealt(range(0, len(asked), batch_size), among):
         chosen = asked[start : start + batch_size]
         batch = right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
         # (row of the batch, position of its last token) of every beginning that is read here.
@@ -153,6 +155,9 @@ def refusal_log_odds(
             steps[number][prefix] = dict(zip(tokens, values, strict=True))
         if on_batch is not None:
             on_batch(len(chosen) / len(tree.rows))
+    for theirs in each(steps, among):
+        for found, more in zip(steps, theirs, strict=True):
+            found.update(more)
     return tuple(log_odds(tree, found) for found in steps)
 
 

@@ -1,0 +1,5 @@
+"""`python -m snt`, and `torchrun -m snt`: the command line."""
+
+from snt.cli import main
+
+main()
