@@ -19,7 +19,8 @@ from snt.opening import OpenModel
 from snt.progress import Progress
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import TooManyDropped, common_beginning, detect_scores, length_groups
+from snt.scoring import common_beginning, detect_scores, length_groups
+from snt.tally import TooManyDropped
 from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
@@ -140,7 +141,7 @@ def score_corpus(
     total = sum(map(len, groups))
     layers = opened.model.anatomy.layers
     with progress.task(f"importance, {texts.name}", total, "prompts") as advance:
-        advance(sum(map(len, groups[: begin.batches])))
+        advance(sum(map(len, groups[: begin.batches])) + total * len(begin.layers) / layers)
         try:
             found = detect_scores(
                 opened.model,

@@ -15,8 +15,10 @@ from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
 from snt.importance.by_name import Importances
 from snt.importance.positions import Positions
+from snt.layer_scoring import LayerCollector, observe_layers
 from snt.objective import right_padded
 from snt.scores import NeuronScores, Place, Scores
+from snt.tally import Tally, check_dropped
 
 # A batch is as large as this allows: prompts, and tokens with their padding.
 BATCH_PROMPTS = 8
@@ -89,19 +91,6 @@ def _after(beginning: Tensor | None, batches: Sequence[Batch]) -> Sequence[Batch
     return [Batch(batch.input_ids[:, length:], batch.real[:, length:]) for batch in batches]
 
 
-class TooManyDropped(RunFailure):
-    """More than one prompt in a hundred has importances that are not finite."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The scores of the first `batches` batches; `dropped` rows, as (batch, row in it)."""
-
-    scores: Scores = Scores({})
-    batches: int = 0
-    dropped: tuple[tuple[int, int], ...] = ()
-
-
 @dataclass(frozen=True)
 class Detected:
     """Scores, the seconds that the model's own forward passes took, and dropped (batch, row)s."""
@@ -128,23 +117,23 @@ def detect_scores(
 
     `importance` is one of `snt.importance.by_name.IMPORTANCES`, over the `positions` that count.
     `beginning`, from `common_beginning`, is what all prompts begin with, and is measured once.
-    A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
+    A prompt with an importance that is not finite in any layer counts in none; of a backend that
+    goes layer by layer (`layer_by_layer`) see `snt.layer_scoring`. `begin` is what an
     earlier run got from the first of these batches. `on_layer` gets the number of prompts after
     each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
     TooManyDropped when more than 1% of `rows` prompts (default: those of the batches) are dropped.
     """
     begin = begin or Tally()
     started = time.perf_counter()
-    collector = _Collector(
-        Importances(importance, tuple(kinds), positions),
-        beginning is not None,
-        on_layer,
-        on_batch,
-        begin,
-        sum(len(batch.real) for batch in batches) if rows is None else rows,
-    )
+    measured = Importances(importance, tuple(kinds), positions)
+    rows = sum(len(batch.real) for batch in batches) if rows is None else rows
+    by_layer = getattr(model, "layer_by_layer", False)
+    kind = LayerCollector if by_layer else _Collector
+    collector = kind(measured, beginning is not None, on_layer, on_batch, begin, rows)
     rest = batches[begin.batches :]
-    if rest:
+    if rest and isinstance(collector, LayerCollector):
+        observe_layers(model, _after(beginning, rest), collector, beginning)
+    elif rest:
         model.observe(_after(beginning, rest), collector, beginning)
     seconds = time.perf_counter() - started
     tally = collector.tally
@@ -154,19 +143,6 @@ def detect_scores(
             "a fault of the backend"
         )
     return Detected(tally.scores, seconds - collector.seconds, tally.dropped)
-
-
-def check_dropped(dropped: int, rows: int, dtype: str) -> None:
-    """Raise TooManyDropped when `dropped` is more than 1% of `rows`."""
-    if dropped * 100 <= rows:
-        return
-    remedy = (
-        "its weights may be damaged" if dtype == "float32" else "detect again with --dtype float32"
-    )
-    raise TooManyDropped(
-        f"{dropped} of {rows} prompts have importances that are not finite, more than 1%: a layer "
-        f"of the model overflows in {dtype}; {remedy}"
-    )
 
 
 @dataclass

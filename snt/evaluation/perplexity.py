@@ -11,6 +11,7 @@ import torch
 from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
+from snt.final_states import final_states
 from snt.objective import right_padded
 
 _POSITIONS = 128  # whose logits are held at once
@@ -44,11 +45,10 @@ def perplexity(
         raise RequestError(f"text {short + 1} has fewer than two tokens; remove it from the corpus")
     nats = [0.0] * len(ids)
     order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        batch = right_padded([ids[n] for n in numbers], chat.pad_id)
+    groups = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    batches = [right_padded([ids[n] for n in numbers], chat.pad_id) for numbers in groups]
+    for numbers, hidden in zip(groups, final_states(model, batches), strict=True):
         with torch.inference_mode():
-            hidden = model.hidden(batch)
             for row, number in enumerate(numbers):
                 tokens = torch.tensor(ids[number][1:], device=hidden.device)
                 # In pieces: the logits of a whole text would outweigh all else that is held.

@@ -19,6 +19,7 @@ import torch
 from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
+from snt.final_states import final_states
 from snt.objective import right_padded
 
 # The openings of refusals by instruct models. Each ends at the word that decides: "I can" opens
@@ -128,9 +129,12 @@ def refusal_log_odds(
         key=lambda pair: len(ids[pair[0]]) + len(tree.rows[pair[1]]),
     )
     steps: list[dict[Tokens, Mapping[int, float]]] = [{} for _ in ids]
-    for start in range(0, len(asked), batch_size):
-        chosen = asked[start : start + batch_size]
-        batch = right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
+    groups = [asked[at : at + batch_size] for at in range(0, len(asked), batch_size)]
+    batches = [
+        right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
+        for chosen in groups
+    ]
+    for chosen, hidden in zip(groups, final_states(model, batches), strict=True):
         # (row of the batch, position of its last token) of every beginning that is read here.
         wanted = [
             (at, len(ids[number]) - 1 + len(prefix), number, prefix)
@@ -139,7 +143,6 @@ def refusal_log_odds(
             if owner == row
         ]
         with torch.inference_mode():
-            hidden = model.hidden(batch)
             rows = torch.tensor([item[0] for item in wanted], device=hidden.device)
             positions = torch.tensor([item[1] for item in wanted], device=hidden.device)
             logits = model.logits(hidden[rows, positions])
