@@ -165,6 +165,8 @@ def detect(
         check_writable(verification_path(output))
         verify.check_held_out(list(texts.values()), offline)
     opened = opened or open_model(choice, exact=True, progress=progress)
+    if verify is not None:
+        opened.check_replies("--verify")
     shards = (None,) if verify is None else HALVES
     found = score_sides(
         opened, texts, cut.kinds, made, output, progress, resume=resume, shards=shards

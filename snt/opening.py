@@ -76,6 +76,14 @@ class OpenModel:
             **self.chat.describe(),
         }
 
+    def check_replies(self, work: str) -> None:
+        """Raise RequestError where the backend writes no replies, before hours go into `work`."""
+        if not getattr(self.model, "writes_replies", True):
+            raise RequestError(
+                f"{work} writes replies, and the backend {self.backend!r} holds one layer at a "
+                "time; use --backend full, int8 or multi-gpu for it"
+            )
+
     def check_mask(self, mask: NeuronMask) -> str | None:
         """Raises MismatchError for another shape; returns a warning for other weights."""
         if mask.anatomy != self.model.anatomy:

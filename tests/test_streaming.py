@@ -24,6 +24,7 @@ from snt.objective import right_padded
 from snt.opening import ModelChoice, open_model
 from snt.scores import Scores
 from snt.scoring import common_beginning, detect_scores, group_by_length
+from snt.verification_arms import VerifySettings
 
 DENSE = [name for name in FAMILIES if name not in MIXTURES]
 _DRAW = torch.Generator().manual_seed(2)
@@ -179,6 +180,9 @@ def test_what_it_cannot_do_names_who_can(pico: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match="--backend full"):
             ask()
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(RequestError, match="--verify writes replies"):
+        detect(str(pico), output=output, backend="streaming", verify=VerifySettings())
     write("mixtral", tmp_path)
     with pytest.raises(RequestError, match="experts.*--backend full"):
         streaming.load(tmp_path)

@@ -131,6 +131,8 @@ class StreamingModel:
 
     # A visitor sees all batches in a layer before the next layer begins.
     layer_by_layer = True
+    # A detection that shall be verified is refused before it begins.
+    writes_replies = False
 
     @property
     def context(self) -> int | None:
@@ -184,8 +186,7 @@ class StreamingModel:
                     )
                 return output
 
-            with self._through(runs, run):
-                pass
+            self._through(runs, run).close()
 
     def hidden(self, batch: Batch) -> Tensor:
         return next(self.hidden_states([batch]))
@@ -207,8 +208,7 @@ class StreamingModel:
 
         # Not around a yield: what a generator sets there would hold for whoever asks it.
         with torch.no_grad():
-            through = self._through(runs, run)
-            states = through.__enter__()
+            states = self._through(runs, run)
         try:
             number = 0
             for length in lengths:
@@ -221,7 +221,7 @@ class StreamingModel:
                     parts[0] = parts[0].expand(rows, -1, -1)
                 yield parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         finally:
-            through.__exit__(None, None, None)
+            states.close()
 
     def logits(self, hidden: Tensor) -> Tensor:
         parts = []
@@ -272,7 +272,7 @@ class StreamingModel:
                     memory.hold(layer)
                     self._layer(layer, runs, run, states)
         except BaseException:
-            states.__exit__(None, None, None)
+            states.close()
             raise
         return states
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -70,12 +69,8 @@ class HiddenStates:
             left = left[count:]
         return raw.view(self.dtype).view(self.shapes[number])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let go of memory and file."""
         self._held.clear()
         if self._file is not None:
             self._file.close()
