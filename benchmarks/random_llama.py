@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks.peak import resident
 
-# Between TinyLlama's sizes and Llama-3-1B's: 46 million parameters a layer.
-WIDTH, INNER, GROUPS, DIM, VOCABULARY = 2048, 5632, 8, 64, 32_000
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a Llama: a layer's, and the vocabulary."""
+
+    width: int
+    inner: int
+    groups: int = 8
+    dim: int = 128
+    vocabulary: int = 128_256
 
 
-def write_llama(folder: Path, layers: int) -> int:
+# 45 million parameters a layer, beside 131 million outside the layers.
+SMALL = Sizes(2048, 5632, 8, 64, 32_000)
+PUBLISHED = {"8b": Sizes(4096, 14_336), "70b": Sizes(8192, 28_672), "405b": Sizes(16_384, 53_248)}
+
+
+def write_llama(folder: Path, layers: int, sizes: Sizes = SMALL) -> int:
     """A random Llama in bfloat16, written a layer at a time, a shard each; bytes of its weights.
 
     All layers have the same weights: drawing them takes longer than all else, and nothing that is
@@ -25,14 +40,14 @@ def write_llama(folder: Path, layers: int) -> int:
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-    width, inner, narrow = WIDTH, INNER, GROUPS * DIM
+    width, inner, narrow = sizes.width, sizes.inner, sizes.groups * sizes.dim
     config = LlamaConfig(
         hidden_size=width,
         intermediate_size=inner,
-        num_key_value_heads=narrow // DIM,
+        num_key_value_heads=sizes.groups,
         num_hidden_layers=layers,
-        num_attention_heads=width // DIM,
-        vocab_size=VOCABULARY,
+        num_attention_heads=width // sizes.dim,
+        vocab_size=sizes.vocabulary,
         tie_word_embeddings=False,
         dtype="bfloat16",
         architectures=["LlamaForCausalLM"],
@@ -68,7 +83,7 @@ def write_llama(folder: Path, layers: int) -> int:
         for norm in ("input_layernorm", "post_attention_layernorm"):
             held[f"{at}.{norm}.weight"] = torch.ones(width, dtype=torch.bfloat16)
         shard(layer + 1, held)
-    outside = {name: matrix(VOCABULARY, width) for name in ("model.embed_tokens", "lm_head")}
+    outside = {name: matrix(sizes.vocabulary, width) for name in ("model.embed_tokens", "lm_head")}
     named = {f"{name}.weight": tensor for name, tensor in outside.items()}
     shard(layers + 1, {**named, "model.norm.weight": torch.ones(width, dtype=torch.bfloat16)})
     index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -76,6 +91,14 @@ def write_llama(folder: Path, layers: int) -> int:
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     return total
+
+
+def detect_apart(folder: Path, prompts: int, tokens: int) -> tuple[int, float]:
+    """`detect_alone` in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        threads = torch.get_num_threads()
+        peak, seconds = pool.apply(detect_alone, (folder, prompts, tokens, threads))
+        return int(peak), float(seconds)
 
 
 def detect_alone(folder: Path, prompts: int, tokens: int, threads: int) -> tuple[int, float]:
@@ -89,7 +112,7 @@ def detect_alone(folder: Path, prompts: int, tokens: int, threads: int) -> tuple
     started = time.perf_counter()
     model = streaming.load(folder, torch.float32)
     draw = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, VOCABULARY, (prompts, tokens), generator=draw)
+    ids = torch.randint(0, SMALL.vocabulary, (prompts, tokens), generator=draw)
     batches = [Batch(some, torch.ones_like(some, dtype=torch.bool)) for some in ids.split(4)]
     detect_scores(model, batches)
     return resident("VmHWM"), time.perf_counter() - started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.embedded import CORPUS, MODEL
-from benchmarks.random_llama import detect_alone, write_llama
+from benchmarks.random_llama import detect_apart, write_llama
 from benchmarks.ratios import Row, in_turn, ratios
 from snt import corpora
 from snt.backend import LoadedModel, get_backend
@@ -33,15 +32,13 @@ def rows(prompts: int, rounds: int) -> list[Row]:
 
 def memory() -> list[Row]:
     """Peaks above a process that has imported torch, each in a process of its own."""
-    idle = _idle()
+    idle = idle_bytes()
     peaks, sizes, notes = [], [], []
     for layers in (LAYERS, 2 * LAYERS):
         folder = Path(tempfile.mkdtemp(prefix="snt-streaming-"))
         try:
             sizes.append(write_llama(folder, layers))
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                threads = torch.get_num_threads()
-                peak, seconds = pool.apply(detect_alone, (folder, PROMPTS, TOKENS, threads))
+            peak, seconds = detect_apart(folder, PROMPTS, TOKENS)
         finally:
             shutil.rmtree(folder)
         peaks.append(peak - idle)
@@ -111,7 +108,7 @@ def against_full(prompts: int, rounds: int) -> list[Row]:
     ]
 
 
-def _idle() -> int:
+def idle_bytes() -> int:
     """Peak resident bytes of a process that imports torch and does nothing."""
     told = "import torch; print(open('/proc/self/status').read())"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)

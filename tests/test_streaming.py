@@ -161,7 +161,9 @@ def test_perplexity_and_first_tokens_read_every_layer_once(
     reads: list[int] = []
     layers: Any = type(opened[1].model.layers)  # type: ignore[attr-defined]
     read = layers.read
-    monkeypatch.setattr(layers, "read", lambda self, at: reads.append(at) or read(self, at))
+    monkeypatch.setattr(
+        layers, "read", lambda self, at, into: reads.append(at) or read(self, at, into)
+    )
     for one in opened:
         chat = Chat(one.model.tokenizer, one.model.context)
         found.append(perplexity(one.model, chat, texts))

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from snt.errors import RequestError
-from snt_backends.shards import Shards, converted, read_layer
+from snt_backends.shards import Shards, read_layer
 
 
 class _Placeholder(nn.Module):
@@ -95,14 +95,17 @@ class Layers:
         """Names and shapes of a layer's weights."""
         return {name: tuple(p.shape) for name, p in self.modules[layer].named_parameters()}
 
-    def read(self, layer: int) -> dict[str, Tensor]:
+    def read(self, layer: int, into: dict[str, Tensor]) -> None:
         """A layer's weights as stored, on the CPU."""
-        return read_layer(self.shards, f"{self.prefix}.{layer}", self.shapes(layer))
+        read_layer(self.shards, f"{self.prefix}.{layer}", self.shapes(layer), into)
 
-    def fill(self, layer: int, weights: dict[str, Tensor]) -> None:
-        """Give a layer its weights; each leaves `weights` as soon as it is converted."""
-        for name in list(weights):
-            _put(self.modules[layer], name, converted(weights.pop(name), self.dtype, self.device))
+    def fill(self, layer: int, weights: Mapping[str, Tensor], held: dict[str, Tensor]) -> None:
+        """Give a layer its weights, in the tensors `held`, which last for all layers."""
+        for name in self.shapes(layer):
+            if name not in held:
+                held[name] = torch.empty(weights[name].shape, dtype=self.dtype, device=self.device)
+            held[name].copy_(weights[name])
+            _put(self.modules[layer], name, held[name])
 
     def empty(self, layer: int) -> None:
         """Back to the meta device."""
@@ -117,24 +120,32 @@ class _Prefetched:
         self._layers = layers
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="snt-read")
         self._current: int | None = None
-        self._next: tuple[int, Future[dict[str, Tensor]]] | None = None
+        self._next: tuple[int, Future[None]] | None = None
+        self._stored: dict[str, Tensor] = {}
+        self._held: dict[str, Tensor] = {}
 
     def hold(self, layer: int) -> None:
         """Wait for a layer's weights, drop the one before, and begin to read the one after."""
         if self._next is None or self._next[0] != layer:
-            self._next = (layer, self._reader.submit(self._layers.read, layer))
-        weights = self._next[1].result()
+            self._read(layer)
+        if self._next is not None:
+            self._next[1].result()
         self._next = None
         self._drop()
         self._current = layer
-        self._layers.fill(layer, weights)
+        self._layers.fill(layer, self._stored, self._held)
         if layer + 1 < len(self._layers.modules):
-            self._next = (layer + 1, self._reader.submit(self._layers.read, layer + 1))
+            self._read(layer + 1)
 
     def close(self) -> None:
         self._next = None
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._drop()
+        self._stored.clear()
+        self._held.clear()
+
+    def _read(self, layer: int) -> None:
+        self._next = (layer, self._reader.submit(self._layers.read, layer, self._stored))
 
     def _drop(self) -> None:
         if self._current is not None:

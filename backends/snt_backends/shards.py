@@ -82,19 +82,27 @@ def _beside(directory: Path, file: str) -> Path:
 
 
 def read_layer(
-    shards: Shards, prefix: str, names: Mapping[str, tuple[int, ...]]
+    shards: Shards,
+    prefix: str,
+    names: Mapping[str, tuple[int, ...]],
+    into: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Tensors by their names in a layer, as stored. Raises FormatError for another shape."""
-    found = {}
+    """A layer's tensors, as stored, by their names in it: into `into`, which lasts for all layers.
+
+    Fresh tensors for every layer would leave the allocator with gaps that grow with the depth.
+    Raises FormatError for another shape.
+    """
     for name, shape in names.items():
-        tensor = shards.tensor(f"{prefix}.{name}")
-        if tuple(tensor.shape) != shape:
-            raise FormatError(
-                f"weight {prefix}.{name} has the shape {tuple(tensor.shape)} where the model's "
-                f"config.json says {shape}; download the model again"
-            )
-        found[name] = tensor
-    return found
+        with shards.mapped(f"{prefix}.{name}") as mapped:
+            if tuple(mapped.shape) != shape:
+                raise FormatError(
+                    f"weight {prefix}.{name} has the shape {tuple(mapped.shape)} where the model's "
+                    f"config.json says {shape}; download the model again"
+                )
+            if name not in into or into[name].dtype != mapped.dtype:
+                into[name] = torch.empty_like(mapped, memory_format=torch.contiguous_format)
+            into[name].copy_(mapped)
+    return into
 
 
 def converted(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
