@@ -1,4 +1,4 @@
-"""Every ratio of detection and generation against its bar, in one run.
+"""Every ratio of detection, generation and tuning against its bar, in one run.
 
     python -m benchmarks [--prompts 64] [--rounds 3] [--threads N] [--only embedded,generation,…]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import embedded, generation, layers, streaming
+from benchmarks import embedded, generation, layers, streaming, tuning
 from benchmarks.ratios import Row
 
 PARTS = {
@@ -26,6 +26,7 @@ PARTS = {
     "long": lambda _prompts, _rounds: layers.long(),
     "streaming": lambda prompts, rounds: streaming.rows(prompts, rounds),
     "generation": lambda _prompts, rounds: generation.rows(rounds),
+    "tuning": lambda _prompts, rounds: tuning.rows(rounds),
 }
 
 
@@ -41,9 +42,7 @@ def processor() -> str:
 
 def main() -> int:
     """Run the parts asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Ratios and their bars."
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios and bars.")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

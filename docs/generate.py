@@ -11,6 +11,7 @@ TARGET = Path(__file__).parent / "commands.md"
 COMMANDS = (
     "detect",
     "tune",
+    "robust-tune",
     "eval",
     "inspect",
     "run",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from snt.detection import Detection, ShardDetection, detect, detect_shard
-    from snt.evaluation.evaluate import Evaluation, evaluate
+    from snt.evaluation.evaluate import evaluate
+    from snt.evaluation.evaluation import Evaluation
     from snt.evaluation.gcg import GcgSettings
     from snt.evaluation.harness import TaskSettings
     from snt.evaluation.jailbreaks import JailbreakSettings
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     from snt.patch_making import MadePatch, patch_scale, patch_stack
     from snt.patches import Patch, load_patch, save_patch
     from snt.patching import patch_apply, patch_diff, patch_export, patch_revert
+    from snt.protection import Protection, protect
     from snt.recipes import load_recipe, run, run_recipe
+    from snt.robust.settings import RobustSettings, TaskSchedule
+    from snt.robust.task_data import Task, load_task
+    from snt.robust.workflow import RobustRun, robust_tune
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
     from snt.verification import Verification, verify
@@ -51,7 +56,7 @@ _WHERE = {
     "LanguageDetection": "snt.languages",
     "Drawing": "snt.generation",
     "evaluate": "snt.evaluation.evaluate",
-    "Evaluation": "snt.evaluation.evaluate",
+    "Evaluation": "snt.evaluation.evaluation",
     "judge_agreement": "snt.evaluation.labelling",
     "sample_to_label": "snt.evaluation.labelling",
     "rejudge_file": "snt.evaluation.rejudging",
@@ -81,9 +86,17 @@ _WHERE = {
     "patch_revert": "snt.patching",
     "patch_scale": "snt.patch_making",
     "patch_stack": "snt.patch_making",
+    "protect": "snt.protection",
+    "Protection": "snt.protection",
     "load_recipe": "snt.recipes",
     "run": "snt.recipes",
     "run_recipe": "snt.recipes",
+    "RobustRun": "snt.robust.workflow",
+    "RobustSettings": "snt.robust.settings",
+    "robust_tune": "snt.robust.workflow",
+    "load_task": "snt.robust.task_data",
+    "Task": "snt.robust.task_data",
+    "TaskSchedule": "snt.robust.settings",
     "Schedule": "snt.training",
     "tune": "snt.tuning",
     "Tuning": "snt.tuning",
@@ -104,10 +117,15 @@ __all__ = [
     "Measurement",
     "NeuronMask",
     "Patch",
+    "Protection",
+    "RobustRun",
+    "RobustSettings",
     "Schedule",
     "Settings",
     "ShardDetection",
     "TaskSettings",
+    "Task",
+    "TaskSchedule",
     "Tuning",
     "Verification",
     "VerifySettings",
@@ -120,6 +138,7 @@ __all__ = [
     "load_mask",
     "load_patch",
     "load_recipe",
+    "load_task",
     "mask_from_scores",
     "mask_intersect",
     "mask_random",
@@ -131,6 +150,8 @@ __all__ = [
     "patch_revert",
     "patch_scale",
     "patch_stack",
+    "protect",
+    "robust_tune",
     "run",
     "rejudge_file",
     "run_recipe",

@@ -1,26 +1,36 @@
 """The door for backends: what holds a model's weights, and how the work above reaches them.
 
-A backend is found by its name in the entry-point group `snt.backends`; built-ins use the same door
-as anybody else's. Only the chosen one is imported.
+A backend is found by its name in the entry-point group `snt.backends` (snt/backend_plugins.py).
+How to write one: docs/writing-a-backend.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from snt.errors import RequestError, UnavailableError, unknown_name
+from snt.backend_plugins import backend_names as backend_names
+from snt.backend_plugins import get_backend as get_backend
+from snt.errors import RequestError, UnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor, device, dtype, nn
 
     from snt.anatomy import Anatomy
 
-GROUP = "snt.backends"
+# What work may ask of a backend. A command that needs what the chosen one lacks is refused by name.
+ABILITIES: Mapping[str, str] = {
+    "detect": "show what every layer computes",
+    "score": "give the likelihood of text: perplexity, refusal log-odds",
+    "generate": "write replies",
+    "tune": "train deltas",
+    "patch": "run with a patch attached or neurons deactivated",
+}
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,12 @@ class LoadedModel(Protocol):
 
 
 class Backend(Protocol):
-    """What an entry point of the group names: an object that loads models."""
+    """What an entry point of the group names: an object that loads models.
+
+    It may also have `abilities`, a collection of names of `ABILITIES` (without it: all of them),
+    and `weight_bytes(size, item)`, see `weight_bytes` below. Listing imports what the entry point
+    names, so that should be light: a `LazyBackend`, or a module whose `load` imports the rest.
+    """
 
     name: str
     summary: str
@@ -184,24 +199,91 @@ class Backend(Protocol):
         """The precision in which this machine tunes and generates fastest without harm."""
 
 
-def backend_names() -> list[str]:
-    """Installed backends, sorted, none of them imported. Duplicate names are refused."""
-    return sorted(_installed())
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a checkpoint is, known before it is loaded.
+
+    `in_layers`: those of the `parameters` that are matrices of decoder layers. `stored`: bytes of
+    the weights on disk. `neurons` of one layer. `cache_entries`: keys and values of one token.
+    """
+
+    parameters: int
+    in_layers: int
+    layers: int
+    stored: int
+    d_model: int
+    d_ff: int
+    neurons: int
+    cache_entries: int
+    vocabulary: int
 
 
-def get_backend(name: str) -> Backend:
-    """Import the backend `name`. Raises UnknownNameError or UnavailableError with its fault."""
-    installed = _installed()
-    if name not in installed:
-        raise unknown_name("backend", name, installed)
-    try:
-        backend: Backend = installed[name].load()
-    except Exception as error:  # a plugin may fail in any way it likes
-        raise UnavailableError(
-            f"backend {name!r} ({installed[name].value}) cannot be imported: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return backend
+@dataclass(frozen=True)
+class LazyBackend:
+    """A backend that imports what it is made of when it is first used, and lists without.
+
+    `implementation` is a module or `module:object` with `load` and `fast_dtype`. `requires`: names
+    of modules that must be installed, per name the install line. `held_bytes` is `weight_bytes` of
+    the backend, None where it holds every parameter in the precision it is loaded in.
+    `several_processes`: whether it may run in more than one process at a time.
+    """
+
+    name: str
+    summary: str
+    implementation: str
+    abilities: Collection[str] = tuple(ABILITIES)
+    requires: Mapping[str, str] | None = None
+    held_bytes: Callable[[ModelSize, int], int] | None = None
+    several_processes: bool = False
+
+    def missing(self) -> str | None:
+        """The install line of what is not installed, or None. Imports nothing."""
+        for module, install in (self.requires or {}).items():
+            if find_spec(module) is None:
+                return install
+        return None
+
+    def load(self, directory: Path, dtype: dtype | None = None) -> LoadedModel:
+        """As the implementation's. Raises UnavailableError with the install line."""
+        loaded: LoadedModel = self._made().load(directory, dtype)
+        return loaded
+
+    def fast_dtype(self) -> dtype:
+        """As the implementation's. Raises UnavailableError with the install line."""
+        found: dtype = self._made().fast_dtype()
+        return found
+
+    def weight_bytes(self, size: ModelSize, item: int) -> int:
+        """Bytes of weights that are held at once; `item` bytes an entry of the precision."""
+        return size.parameters * item if self.held_bytes is None else self.held_bytes(size, item)
+
+    def _made(self) -> Any:
+        install = self.missing()
+        if install is not None:
+            raise UnavailableError(f"backend {self.name!r} needs what is not installed; {install}")
+        module, _, attribute = self.implementation.partition(":")
+        try:
+            found = import_module(module)
+            return getattr(found, attribute) if attribute else found
+        except (ImportError, AttributeError) as error:
+            raise UnavailableError(
+                f"backend {self.name!r} ({self.implementation}) cannot be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def abilities_of(backend: Backend) -> frozenset[str]:
+    """What a backend can do; all of `ABILITIES` where it does not say."""
+    return frozenset(getattr(backend, "abilities", ABILITIES))
+
+
+def weight_bytes(backend: Backend, size: ModelSize, item: int) -> int:
+    """Bytes of weights that a backend holds at once; `item` bytes an entry of the precision.
+
+    A backend that does not say is taken to hold every parameter.
+    """
+    own = getattr(backend, "weight_bytes", None)
+    return size.parameters * item if own is None else int(own(size, item))
 
 
 def transformers_model(model: LoadedModel, backend: str, work: str) -> Any:
@@ -219,15 +301,3 @@ def transformers_model(model: LoadedModel, backend: str, work: str) -> Any:
             "use --backend full"
         )
     return held
-
-
-def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.name in found and found[point.name].value != point.value:
-            raise RequestError(
-                f"two backends are named {point.name!r}: {found[point.name].value} and "
-                f"{point.value}; uninstall one of them"
-            )
-        found[point.name] = point
-    return found

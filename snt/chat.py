@@ -18,16 +18,26 @@ class Chat:
 
     A model without a chat template (a base model) gets the bare text and a line break. `context`
     is the largest number of tokens that the model takes, None when its config does not say.
+    `own_template` is a Jinja template to use in place of the tokenizer's; empty, it stands for
+    plain text.
     """
 
     tokenizer: Any
     context: int | None = None
     system: str | None = None
+    own_template: str | None = None
+
+    @property
+    def template(self) -> str | None:
+        """The Jinja template of a conversation; None for plain text."""
+        if self.own_template is not None:
+            return self.own_template or None
+        return getattr(self.tokenizer, "chat_template", None) or None
 
     @property
     def has_template(self) -> bool:
-        """Whether the tokenizer brings a chat template."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
+        """Whether there is a chat template."""
+        return self.template is not None
 
     @cached_property
     def end_of_turn(self) -> tuple[int, ...]:
@@ -91,7 +101,7 @@ class Chat:
 
     def describe(self) -> dict[str, Any]:
         """The template, by its digest, and the system prompt, as they stand in metadata."""
-        template = str(self.tokenizer.chat_template) if self.has_template else None
+        template = None if self.template is None else str(self.template)
         return {
             "template": template and hashlib.sha256(template.encode()).hexdigest(),
             "system_prompt": self.system,
@@ -103,7 +113,10 @@ class Chat:
 
     def _render(self, messages: list[dict[str, str]], ready: bool) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ready
+            messages,
+            tokenize=False,
+            add_generation_prompt=ready,
+            chat_template=self.own_template,
         )
         return text
 

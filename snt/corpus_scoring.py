@@ -155,6 +155,7 @@ def score_corpus(
                 positions=positions,
                 # Of the whole corpus, so that every shard of it is measured alike.
                 beginning=common_beginning(every, made["importance"], positions),
+                say=progress.say,
             )
         except TooManyDropped:
             raise

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from snt.anatomy import Axis
 from snt.backend import LoadedModel
-from snt.errors import RequestError, RunFailure
+from snt.delta_products import attach
+from snt.errors import RequestError
 from snt.masks import NeuronMask
 
 
@@ -110,30 +111,12 @@ class Deltas(nn.Module):
     @contextmanager
     def attached(self, model: LoadedModel) -> Iterator[Deltas]:
         """Add the deltas to what the model's modules compute, until the end of the block."""
-        hooks = []
-        try:
+        with ExitStack() as attachments:
             for number, key in enumerate(self.keys):
                 module = model.module(key.layer, key.module)
-                hooks.append(module.register_forward_hook(self._hook(number, key.axis)))
-            if len(hooks) != len(self.keys):
-                raise RunFailure(f"{len(hooks)} of {len(self.keys)} deltas could be attached")
+                current = partial(self._current, number)
+                attachments.callback(attach(module, key.axis, self.indices(number), current))
             yield self
-        finally:
-            for hook in hooks:
-                hook.remove()
 
-    def _hook(self, number: int, axis: Axis) -> Any:
-        def add_rows(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if not self.enabled:
-                return output
-            change = inputs[0].float() @ self.values[number].mT
-            return torch.index_add(output, -1, self.indices(number), change.to(output.dtype))
-
-        def add_columns(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if not self.enabled:
-                return output
-            read = inputs[0].index_select(-1, self.indices(number)).float()
-            changed: Tensor = output + (read @ self.values[number].mT).to(output.dtype)
-            return changed
-
-        return add_rows if axis == "rows" else add_columns
+    def _current(self, number: int) -> Tensor | None:
+        return self.values[number] if self.enabled else None

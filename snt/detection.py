@@ -25,6 +25,7 @@ from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, save_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, OpenModel, open_model
+from snt.preflight import detection_work
 from snt.progress import Progress, Silence
 from snt.scores_files import save_scores
 from snt.unfinished import check_resumable, unfinished_directory
@@ -128,6 +129,7 @@ def detect(
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
+    template: str | None = None,
     seed: int = 0,
     offline: bool = False,
     opened: OpenModel | None = None,
@@ -158,15 +160,15 @@ def detect(
         kinds=kinds,
         at_most=at_most,
     )
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
     made = {"importance": importance, "positions": positions, "seed": seed}
     texts = _corpora(made, corpus, against, output, resume, offline, progress)
     if verify is not None:
         check_writable(verification_path(output))
         verify.check_held_out(list(texts.values()), offline)
-    opened = opened or open_model(choice, exact=True, progress=progress)
-    if verify is not None:
-        opened.check_replies("--verify")
+    if opened is None:
+        work = detection_work(texts.values(), importance, verify is not None)
+        opened = open_model(choice, exact=True, work=work, progress=progress)
     shards = (None,) if verify is None else HALVES
     found = score_sides(
         opened, texts, cut.kinds, made, output, progress, resume=resume, shards=shards
@@ -205,6 +207,7 @@ def detect_shard(
     backend: str | None = None,
     dtype: str = "auto",
     system: str | None = None,
+    template: str | None = None,
     seed: int = 0,
     offline: bool = False,
     progress: Progress | None = None,
@@ -217,11 +220,13 @@ def detect_shard(
     started = time.perf_counter()
     cut = Cut.parse(against is not None, kinds=kinds)
     part = Shard.parse(shard)
-    choice = ModelChoice(model, backend, dtype, system, offline)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
     made = {"importance": importance, "positions": positions, "seed": seed}
     progress = progress or Silence()
     texts = _corpora(made, corpus, against, output, resume, offline, progress)
-    opened = open_model(choice, exact=True, progress=progress)
+    # Of the whole corpora: what a shard takes in memory, and more than it takes in time.
+    work = detection_work(texts.values(), importance)
+    opened = open_model(choice, exact=True, work=work, progress=progress)
     found = score_sides(
         opened, texts, cut.kinds, made, output, progress, resume=resume, shards=[part]
     )

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from snt.backend import Batch, LoadedModel
+from snt.halving import Halving
 
 
-def final_states(model: LoadedModel, batches: Sequence[Batch]) -> Iterator[Tensor]:
+def final_states(
+    model: LoadedModel, batches: Sequence[Batch], halving: Halving
+) -> Iterator[Tensor]:
     """What `model.hidden` gives (B, T, d_model) of every batch in turn, without gradients.
 
     A backend that has `hidden_states` is given all batches at once: one that holds a layer at a
     time would otherwise read the whole model for every batch.
+    Raises RunFailure where not one row fits the memory.
     """
     together: Any = getattr(model, "hidden_states", None)
     if together is not None:
@@ -24,5 +28,5 @@ def final_states(model: LoadedModel, batches: Sequence[Batch]) -> Iterator[Tenso
     for batch in batches:
         # Not around the yield: it would hold for whoever asks.
         with torch.inference_mode():
-            hidden = model.hidden(batch)
+            hidden = halving.hidden(model, batch)
         yield hidden

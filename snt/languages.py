@@ -20,6 +20,7 @@ from snt.detection import Detection, detect
 from snt.errors import RequestError
 from snt.opening import ModelChoice, open_model
 from snt.overlap import Comparison, compare
+from snt.preflight import detection_work
 from snt.progress import Progress, Silence
 
 CORPUS, AGAINST = "multilingual/harmful", "multilingual/harmless"
@@ -105,9 +106,9 @@ def detect_languages(
         check_writable(paths[name])
         if name in others:
             _compare_lengths(name, texts[name], others[name], progress)
-    opened = open_model(
-        ModelChoice(model, backend, dtype, system, offline), exact=True, progress=progress
-    )
+    work = detection_work([*texts.values(), *others.values()], options.get("importance", "exact"))
+    choice = ModelChoice(model, backend, dtype, system, offline, template=options.get("template"))
+    opened = open_model(choice, exact=True, work=work, progress=progress)
     found = {}
     for number, name in enumerate(languages, start=1):
         progress.say(f"language {number} of {len(languages)}: {name}")

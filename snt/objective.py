@@ -2,7 +2,8 @@
 
 Refuse: cross-entropy of the response tokens, end of turn included. Retain: the divergence from the
 model's own output with the deltas switched off, at the first positions of its own response, so that
-no second copy of the model is held. Pure functions on tensors, and the batches they take.
+no second copy of the model is held; the same all along plain texts, for language as such. Pure
+functions on tensors, and the batches they take.
 """
 
 from __future__ import annotations
@@ -31,17 +32,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Kept:
-    """A prompt with the untouched model's own beginning of a response.
+    """A prompt with the untouched model's own beginning of a response, or a plain text.
 
     ids: prompt and continuation tokens. start: index of the first kept position, the last token of
     the prompt. top_ids: (n, TOP) int64 and top_log: (n, TOP) float32, the most likely next tokens
-    at n successive positions and their log-probabilities.
+    at n successive positions and their log-probabilities. opening: how many of them share
+    OPENING_SHARE of the weight, none in a text.
     """
 
     ids: Sequence[int]
     start: int
     top_ids: Tensor
     top_log: Tensor
+    opening: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Step:
 
     refuse_at: (n, 2) int64 (row, position) whose next token is targets (n,). retain_at: (m, 2)
     with top_ids, top_log (m, TOP). The weights (n,), (m,) of each loss add up to 1 for every
-    pair and prompt, divided by their number in the whole step.
+    pair and prompt, divided by their number in the whole step. part: which loss this batch is of,
+    `refuse`, `retain` or `text`.
     """
 
     batch: Batch
@@ -61,6 +65,7 @@ class Step:
     top_ids: Tensor
     top_log: Tensor
     retain_weights: Tensor
+    part: str = "refuse"
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
@@ -75,7 +80,12 @@ def right_padded(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
 
 
 def step_of(
-    pairs: Sequence[Pair], kept: Sequence[Kept], pad_id: int, all_pairs: int, all_kept: int
+    pairs: Sequence[Pair],
+    kept: Sequence[Kept],
+    pad_id: int,
+    all_pairs: int,
+    all_kept: int,
+    part: str | None = None,
 ) -> Step:
     """Pairs to refuse and prompts to keep in one batch, of `all_pairs` and `all_kept` in a step."""
     rows = [*(pair.ids for pair in pairs), *(item.ids for item in kept)]
@@ -92,11 +102,14 @@ def step_of(
         batch=right_padded(rows, pad_id),
         refuse_at=torch.tensor(refuse_at, dtype=torch.int64).reshape(-1, 2),
         targets=torch.tensor(targets, dtype=torch.int64),
-        refuse_weights=_weights([len(pair.ids) - pair.start for pair in pairs], OPENING, all_pairs),
+        refuse_weights=_weights(
+            [(len(pair.ids) - pair.start, OPENING) for pair in pairs], all_pairs
+        ),
         retain_at=torch.tensor(retain_at, dtype=torch.int64).reshape(-1, 2),
         top_ids=torch.cat([empty.long(), *(item.top_ids for item in kept)]),
         top_log=torch.cat([empty, *(item.top_log for item in kept)]),
-        retain_weights=_weights([len(item.top_ids) for item in kept], 1, all_kept),
+        retain_weights=_weights([(len(item.top_ids), item.opening) for item in kept], all_kept),
+        part=part or ("refuse" if pairs else "retain"),
     )
 
 
@@ -126,18 +139,18 @@ def retain_loss(logits: Tensor, top_ids: Tensor, top_log: Tensor, weights: Tenso
     return (inside + outside) @ weights
 
 
-def _weights(lengths: Sequence[int], opening: int, rows: int) -> Tensor:
-    """One weight per position of rows of `lengths`, each row's adding up to 1 / `rows`.
+def _weights(lengths: Sequence[tuple[int, int]], rows: int) -> Tensor:
+    """One weight per position of rows of (length, opening), each row's adding up to 1 / `rows`.
 
     The first `opening` positions of a row share OPENING_SHARE of it, all others the rest: where the
     decision falls must not be outvoted by how many words follow.
     """
     weights = []
-    for length in lengths:
+    for length, opening in lengths:
         first = min(opening, length)
         rest = length - first
-        share = OPENING_SHARE if rest else 1.0
-        weights += [share / first] * first + [(1 - share) / max(1, rest)] * rest
+        share = (OPENING_SHARE if rest else 1.0) if first else 0.0
+        weights += [share / max(1, first)] * first + [(1 - share) / max(1, rest)] * rest
     return torch.tensor(weights) / max(1, rows)
 
 

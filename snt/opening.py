@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snt.backend import LoadedModel, get_backend
+from snt.backend import LoadedModel
+from snt.backend_choice import AUTO, Option, check_abilities, choose
 from snt.chat import Chat
-from snt.errors import MismatchError, RequestError, unknown_name
+from snt.errors import FormatError, MismatchError, MissingFileError, RequestError, unknown_name
 from snt.fingerprint import Fingerprint, fingerprint_of
 from snt.model_refs import ResolvedModel, default_ref, resolve
+from snt.preflight import Work, duration, seconds_of
 from snt.progress import Progress, Silence
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from snt.scores_files import ScoresFile
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEFAULT_BACKEND = "full"
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class ModelChoice:
     """Which model, held how: what the options common to all commands say.
 
     `ref` None means `named`, the model that a mask or patch names, else the default. `dtype` "auto"
-    leaves the choice to the work at hand. `base` is the model that a patch belongs to, where the
-    patch does not name one that can be found by name.
+    leaves the choice to the work at hand, `backend` None or "auto" to what the machine has. `base`
+    is the model that a patch belongs to, where the patch does not name one that can be found by
+    name. `template`: None for the tokenizer's own chat template, "plain" for none, else a file that
+    holds one.
     """
 
     ref: str | None = None
@@ -41,6 +44,7 @@ class ModelChoice:
     system: str | None = None
     offline: bool = False
     base: str | None = None
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,6 @@ class OpenModel:
             "dtype": dtype_name(self.model.dtype),
             **self.chat.describe(),
         }
-
-    def check_replies(self, work: str) -> None:
-        """Raise RequestError where the backend writes no replies, before hours go into `work`."""
-        if not getattr(self.model, "writes_replies", True):
-            raise RequestError(
-                f"{work} writes replies, and the backend {self.backend!r} holds one layer at a "
-                "time; use --backend full, int8 or multi-gpu for it"
-            )
 
     def check_mask(self, mask: NeuronMask) -> str | None:
         """Raises MismatchError for another shape; returns a warning for other weights."""
@@ -122,29 +118,50 @@ def open_model(
     *,
     exact: bool = False,
     named: str | None = None,
+    work: Work | None = None,
     progress: Progress | None = None,
 ) -> OpenModel:
     """Resolve and load. `exact` work (detection) prefers float32, other work what is fast here.
 
-    Raises the errors of `resolve`, UnknownNameError for a backend or dtype.
+    What `work` will take is said before anything is loaded. Raises the errors of `resolve`,
+    UnknownNameError for a backend or dtype, RequestError for work that the backend cannot do or
+    that does not fit this machine.
     """
+    import torch
+
+    from snt.machine import devices
+    from snt.model_sizes import size_of
+
     progress = progress or Silence()
     if choice.dtype not in DTYPES:
         raise unknown_name("dtype", choice.dtype, DTYPES)
-    backend_name = choice.backend or DEFAULT_BACKEND
-    backend = get_backend(backend_name)
+    work = work or Work()
+    asked = None if choice.backend == AUTO else choice.backend
+    if asked is not None:
+        check_abilities(asked, work)
     resolved = resolve_choice(choice, named, progress)
-    dtype = _dtype(choice.dtype) or (_dtype("float32") if exact else backend.fast_dtype())
-    model = backend.load(resolved.directory, dtype)
-    progress.say(f"{resolved.id} on {model.device}, {dtype_name(model.dtype)}, {backend_name}")
-    chat = Chat(model.tokenizer, model.context, choice.system)
+    size, device = size_of(resolved.directory), devices()[0]
+    taken = choose(resolved.id, size, work, device, backend=asked, dtype=choice.dtype, exact=exact)
+    option = taken.option
+    dtype = getattr(torch, option.dtype)
+    progress.say(f"backend: {option.name} in {option.dtype}, {taken.why}")
+    _say_estimate(option, work, seconds_of(size, work, device.kind, dtype), progress)
+    model = option.backend.load(resolved.directory, dtype)
+    progress.say(f"{resolved.id} on {model.device}, {dtype_name(model.dtype)}, {option.name}")
+    chat = Chat(model.tokenizer, model.context, choice.system, chat_template(choice.template))
+    if not chat.has_template:
+        progress.say("no chat template: a prompt is its plain text and a line break")
     fingerprint = fingerprint_of(resolved.directory, model.anatomy)
-    return OpenModel(resolved, model, chat, fingerprint, backend_name, offline=choice.offline)
+    return OpenModel(resolved, model, chat, fingerprint, option.name, offline=choice.offline)
 
 
 @contextmanager
 def opened(
-    choice: ModelChoice, *, named: str | None = None, progress: Progress | None = None
+    choice: ModelChoice,
+    *,
+    named: str | None = None,
+    work: Work | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[OpenModel]:
     """Like `open_model`, but MODEL may be a patch directory: its deltas are attached meanwhile.
 
@@ -152,14 +169,22 @@ def opened(
     """
     directory = patch_directory(choice.ref)
     if directory is None:
-        yield open_model(choice, named=named, progress=progress)
+        yield open_model(choice, named=named, work=work, progress=progress)
         return
     from snt.deltas import Deltas, digest_of
     from snt.patches import load_patch
 
     patch = load_patch(directory / "patch.safetensors")
-    base = open_model(replace(choice, ref=choice.base), named=named_model(patch), progress=progress)
+    work = work or Work()
+    work = replace(work, needs=tuple(dict.fromkeys((*work.needs, "patch"))))
+    base = open_model(
+        replace(choice, ref=choice.base), named=named_model(patch), work=work, progress=progress
+    )
     check_patch(patch, base)
+    trained_with = patch.provenance.get("template")
+    if trained_with != base.chat.describe()["template"]:
+        progress = progress or Silence()
+        progress.say("warning: the patch was trained with another chat template than this one")
     on_device = {
         key: (indices.to(base.model.device), delta.to(base.model.device))
         for key, (indices, delta) in patch.slices.items()
@@ -191,15 +216,41 @@ def patch_directory(ref: str | None) -> Path | None:
     return path if path is not None and (path / "patch.safetensors").is_file() else None
 
 
+def chat_template(choice: str | None) -> str | None:
+    """The template that `--template` names: None for the tokenizer's, empty for plain text.
+
+    Raises MissingFileError, and FormatError for a file that is no Jinja template.
+    """
+    if choice is None:
+        return None
+    if choice == "plain":
+        return ""
+    path = Path(choice)
+    if not path.is_file():
+        raise MissingFileError(
+            f"--template {choice}: there is no such file; give one with a Jinja chat template, or "
+            "`plain` for none"
+        )
+    from jinja2 import Environment, TemplateError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except (UnicodeDecodeError, TemplateError) as error:
+        raise FormatError(f"--template {path.name} is no Jinja template: {error}") from error
+    if not text.strip():
+        raise FormatError(f"--template {path.name} is empty; give `plain` for no template")
+    return text
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """`torch.float32` -> `float32`."""
     return str(dtype).removeprefix("torch.")
 
 
-def _dtype(name: str) -> torch.dtype | None:
-    import torch
-
-    return None if name == "auto" else getattr(torch, name)
+def _say_estimate(option: Option, work: Work, seconds: float, progress: Progress) -> None:
+    about = f" and about {duration(seconds)}" if seconds else ""
+    progress.say(f"estimate: memory {option.memory}{about}")
 
 
 def _shape(shape: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ from snt.place_arms import CONTROLS, PlaceArm, agreed_order, arms_of
 from snt.place_points import HARMFUL, ArmResult, Point
 from snt.place_results import PlaceRow, place_results, times_needed
 from snt.place_settings import PlaceSettings, rate_for
+from snt.preflight import Work
 from snt.progress import Progress, Silence
 from snt.retaining import kept_corpora
 from snt.scores import Place
@@ -108,7 +109,8 @@ def does_place_matter(
     pairs = corpora.load_pairs(settings.data, offline=offline, progress=progress)
     system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline)
-    opened = open_model(choice, named=named_model(first), progress=progress)
+    work = Work(("tune", "score", "generate", "patch"))
+    opened = open_model(choice, named=named_model(first), work=work, progress=progress)
     others_read = {
         name: [(load_scores(one), load_scores(two)) for one, two in pairs]
         for name, pairs in (others or {}).items()

@@ -118,17 +118,21 @@ def _separation(outcomes: Sequence[np.ndarray]) -> float:
 
 
 def times_needed(rows: Sequence[PlaceRow], located: str, control: str) -> dict[str, float | None]:
-    """Per budget of `located`, how many times its parameters `control` needs to separate as well.
+    """Per budget of `located`, how many times its parameters `control` needs to do as well.
 
-    By linear interpolation of the control's trained separation over the logarithm of its
-    parameters; None where it is never reached at the budgets measured, which is to say more than
-    the largest of them.
+    By the area under the curve, or the separation where that was not measured. Linear
+    interpolation of the control's figure over the logarithm of its parameters; None where it is
+    never reached at the budgets measured, which is to say more than the largest of them.
     """
-    curve = sorted((r.parameters, r.separation[0]) for r in rows if r.rule == control)
+
+    def figure(row: PlaceRow) -> float:
+        return (row.auc or row.separation)[0]
+
+    curve = sorted((r.parameters, figure(r)) for r in rows if r.rule == control)
     found: dict[str, float | None] = {}
     for row in rows:
         if row.rule == located and curve:
-            needed = _first_reaching(curve, row.separation[0])
+            needed = _first_reaching(curve, figure(row))
             found[row.budget] = None if needed is None else needed / row.parameters
     return found
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from snt.evaluation.gates import parse_gate
 
-STEPS = ("detect", "place", "tune", "eval", "inspect")
+STEPS = ("detect", "place", "tune", "robust-tune", "eval", "inspect")
 
 
 class _Step(BaseModel):
@@ -40,6 +40,13 @@ class TuneStep(_Step):
     batch: int | None = Field(default=None, ge=1)
     retain_batch: int | None = Field(default=None, ge=1)
     retain_weight: float | None = Field(default=None, ge=0)
+    retain_text: tuple[str, ...] = ("prose/tune",)
+    text_weight: float | None = Field(default=None, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    accumulate: int = Field(default=1, ge=1)
+    guard_every: int | None = Field(default=50, ge=1)
+    max_over_refusal: float | None = Field(default=None, ge=0, le=1)
 
 
 class OtherDetection(_Step):
@@ -99,6 +106,43 @@ class Gcg(_Step):
     width: int = Field(default=128, ge=1)
 
 
+class RobustStep(_Step):
+    """`snt robust-tune` with the mask of the detect step, with `mask`, or one that it detects."""
+
+    task: str = "gsm8k"
+    task_eval: str | None = None
+    task_answer: str | None = None
+    task_train_limit: int | None = Field(default=None, ge=1)
+    task_eval_limit: int | None = Field(default=None, ge=1)
+    mask: str | None = None
+    foundation: str | None = None
+    foundation_select: str = "budget=5%"
+    protect: Literal["none", "freeze"] = "none"
+    via: Literal["full", "lora"] = "full"
+    arms: tuple[str, ...] = ("undefended", "sn", "rsn", "rsn-freeze", "random")
+    seeds: tuple[int, ...] = (0,)
+    data: str = "refusals/tune"
+    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
+    lr: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch: int | None = Field(default=None, ge=1)
+    retain_batch: int | None = Field(default=None, ge=1)
+    retain_weight: float | None = Field(default=None, ge=0)
+    task_lr: float | None = Field(default=None, gt=0)
+    task_epochs: float = Field(default=3.0, gt=0)
+    task_batch: int = Field(default=16, ge=1)
+    task_rows: int = Field(default=4, ge=1)
+    task_longest: int = Field(default=512, ge=1)
+    task_tokens: int = Field(default=256, ge=1)
+    lora_rank: int = Field(default=16, ge=1)
+    judge: str = "refusal,prefix"
+    new_tokens: int = Field(default=48, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    corpora: dict[str, str] = Field(default_factory=dict)
+    save_models: bool = False
+
+
 class EvalStep(_Step):
     """`snt eval` of the patch of the tune step beside its base model."""
 
@@ -143,13 +187,14 @@ class Recipe(BaseModel):
     detect: DetectStep | None = None
     place: PlaceStep | None = None
     tune: TuneStep | None = None
+    robust_tune: RobustStep | None = Field(default=None, alias="robust-tune")
     eval: EvalStep | None = None
     inspect: InspectStep | None = None
 
     @property
     def steps(self) -> tuple[str, ...]:
         """The names of the steps that run."""
-        return tuple(name for name in STEPS if getattr(self, name) is not None)
+        return tuple(name for name in STEPS if getattr(self, name.replace("-", "_")) is not None)
 
     def directory(self, output: Path | None) -> Path:
         """Where the run's files go."""
@@ -157,7 +202,7 @@ class Recipe(BaseModel):
 
     def plan(self, output: Path | None = None) -> dict[str, Any]:
         """What would run, for `--dry-run`."""
-        document = self.model_dump(mode="json")
+        document = self.model_dump(mode="json", by_alias=True)
         return {
             "recipe": self.name,
             "about": self.about,

@@ -9,9 +9,13 @@ import torch
 from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.corpora import Corpus
+from snt.errors import RequestError
 from snt.generation import left_padded_batches
 from snt.objective import Kept, most_likely, right_padded
 from snt.progress import Progress
+
+# Of a plain text that is kept: its language is there after a hundred words.
+TEXT_TOKENS = 128
 
 
 def kept_corpora(
@@ -54,6 +58,35 @@ def kept_prompts(
         if on_batch is not None:
             on_batch(len(numbers))
     return [found[number] for number in range(len(prompts))]
+
+
+def kept_texts(
+    model: LoadedModel,
+    chat: Chat,
+    texts: Sequence[str],
+    longest: int = TEXT_TOKENS,
+    batch_size: int = 8,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Kept]:
+    """Targets at every position of plain texts, cut to `longest` tokens, without a template.
+
+    To be called with no deltas attached. Raises RequestError for a text of fewer than two tokens.
+    """
+    ids = [chat.text_ids(text)[:longest] for text in texts]
+    short = next((n for n, tokens in enumerate(ids) if len(tokens) < 2), None)
+    if short is not None:
+        raise RequestError(f"text {short + 1} has fewer than two tokens; remove it from the corpus")
+    found: list[Kept] = []
+    for start in range(0, len(ids), batch_size):
+        rows = ids[start : start + batch_size]
+        with torch.inference_mode():
+            hidden = model.hidden(right_padded(rows, chat.pad_id))
+            for row, tokens in enumerate(rows):
+                top_ids, top_log = most_likely(model.logits(hidden[row, : len(tokens)]))
+                found.append(Kept(tokens, 0, top_ids.cpu().clone(), top_log.cpu().clone(), 0))
+        if on_batch is not None:
+            on_batch(len(rows))
+    return found
 
 
 def _until_stop(row: list[int], stops: Sequence[int]) -> list[int]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
 from snt.errors import RequestError, RunFailure
+from snt.halving import in_parts, more_parts, ran
 from snt.importance.by_name import Importances
 from snt.importance.positions import Positions
 from snt.layer_scoring import LayerCollector, observe_layers
@@ -112,6 +114,7 @@ def detect_scores(
     importance: str = "exact",
     positions: Positions = EVERY_POSITION,
     beginning: Tensor | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Detected:
     """Importances of all neurons of `kinds` over all batches.
 
@@ -120,21 +123,25 @@ def detect_scores(
     A prompt with an importance that is not finite in any layer counts in none; of a backend that
     goes layer by layer (`layer_by_layer`) see `snt.layer_scoring`. `begin` is what an
     earlier run got from the first of these batches. `on_layer` gets the number of prompts after
-    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Raises
+    each (batch, layer), for a progress bar; `on_batch` what has been found so far. Where the memory
+    does not hold a batch it goes in halves, and all later ones with it, which is told to `say`;
+    scores then agree up to rounding. Raises
     TooManyDropped when more than 1% of `rows` prompts (default: those of the batches) are dropped.
     """
     begin = begin or Tally()
     started = time.perf_counter()
     measured = Importances(importance, tuple(kinds), positions)
     rows = sum(len(batch.real) for batch in batches) if rows is None else rows
-    by_layer = getattr(model, "layer_by_layer", False)
-    kind = LayerCollector if by_layer else _Collector
-    collector = kind(measured, beginning is not None, on_layer, on_batch, begin, rows)
+    words = (measured, beginning is not None, on_layer, on_batch, begin, rows)
     rest = batches[begin.batches :]
-    if rest and isinstance(collector, LayerCollector):
-        observe_layers(model, _after(beginning, rest), collector, beginning)
-    elif rest:
-        model.observe(_after(beginning, rest), collector, beginning)
+    collector: LayerCollector | _Collector
+    if getattr(model, "layer_by_layer", False):
+        collector = LayerCollector(*words)
+        if rest:
+            observe_layers(model, _after(beginning, rest), collector, beginning)
+    else:
+        collector = _Collector(*words)
+        _observe(model, rest, collector, beginning, say)
     seconds = time.perf_counter() - started
     tally = collector.tally
     if tally.batches != len(batches):
@@ -143,6 +150,25 @@ def detect_scores(
             "a fault of the backend"
         )
     return Detected(tally.scores, seconds - collector.seconds, tally.dropped)
+
+
+def _observe(
+    model: LoadedModel,
+    batches: Sequence[Batch],
+    collector: _Collector,
+    beginning: Tensor | None,
+    say: Callable[[str], None] | None,
+) -> None:
+    """Show all batches; where the memory does not hold one, from it on in halves."""
+    parts, rest, before = 1, batches, collector.tally.batches
+    while rest:
+        divided = [in_parts(batch, parts) for batch in _after(beginning, rest)]
+        collector.start(list(map(len, divided)))
+        pieces = [piece for batch in divided for piece in batch]
+        if ran(partial(model.observe, pieces, collector, beginning)):
+            break
+        rest = batches[collector.tally.batches - before :]
+        parts = more_parts(parts, rest, say)
 
 
 @dataclass
@@ -160,12 +186,17 @@ class _Collector:
     rows: int
     seconds: float = 0.0
     seen: Counter[int] = field(default_factory=Counter)
-    waiting: dict[int, dict[Place, Tensor]] = field(default_factory=dict)
+    waiting: dict[int, dict[Place, list[Tensor]]] = field(default_factory=dict)
     beginning: dict[Place, Tensor] = field(default_factory=dict)
-    first: int = field(init=False)
+    numbers: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.first = self.tally.batches
+    def start(self, parts: Sequence[int]) -> None:
+        """What is shown next: as many parts of each batch after those of the tally."""
+        first = self.tally.batches
+        self.numbers = [first + at for at, count in enumerate(parts) for _ in range(count)]
+        self.seen.clear()
+        self.waiting.clear()
+        self.beginning.clear()
 
     def __call__(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
@@ -176,16 +207,18 @@ class _Collector:
             self.seconds += time.perf_counter() - started
             return
         # Each layer sees the batches in their order, so counting tells which one this is.
-        number = self.first + self.seen[layer]
+        number = self.numbers[self.seen[layer]]
         self.seen[layer] += 1
         held = self.waiting.setdefault(number, {})
         found = self.importances(layer, batch, activations, model)
         for kind, importance in found.items():
             before = self.beginning.get((layer, kind))
-            held[layer, kind] = importance if before is None else torch.hypot(importance, before)
+            whole = importance if before is None else torch.hypot(importance, before)
+            held.setdefault((layer, kind), []).append(whole)
         if self.on_layer is not None:
             self.on_layer(len(batch.real))
-        if len(held) == model.anatomy.layers * len(self.importances.kinds):
+        places = model.anatomy.layers * len(self.importances.kinds)
+        if sum(map(len, held.values())) == places * self.numbers.count(number):
             self._commit(number, model)
         self.seconds += time.perf_counter() - started
 
@@ -202,7 +235,7 @@ class _Collector:
             self.beginning[layer, kind] = found.get(kind, none)
 
     def _commit(self, number: int, model: LoadedModel) -> None:
-        held = self.waiting.pop(number)
+        held = {place: torch.cat(found) for place, found in self.waiting.pop(number).items()}
         finite = torch.stack([torch.isfinite(one).all(dim=1) for one in held.values()]).all(dim=0)
         lost = tuple((number, row) for row in (~finite).nonzero().flatten().tolist())
         kept = held if not lost else {place: one[finite] for place, one in held.items()}

@@ -13,45 +13,42 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from snt import __version__, corpora
 from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
-from snt.corpora import TrainingPairs
+from snt.corpora import Corpus
 from snt.deltas import Deltas, check_tunable, digest_of, masked_slices
-from snt.errors import NegativeResult, RequestError, RunFailure
+from snt.errors import RequestError
 from snt.evaluation.comparison import metric_values
 from snt.evaluation.completions import read_completions, write_completions
 from snt.evaluation.measurement import Measurement, measure
 from snt.evaluation.settings import Settings
+from snt.guarding import EVERY, HARMFUL, LOOKALIKE, guard_of
+from snt.loggers import check_loggers
 from snt.masks import NeuronMask, load_mask, save_mask
 from snt.memory import peak_bytes, release
-from snt.objective import Kept, Pair
+from snt.objective import Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
-from snt.patches import Patch, load_patch, save_patch
+from snt.patches import Patch, save_patch
+from snt.preflight import Work, evaluation_work, tokens_of, tuning_work
 from snt.progress import Progress, Silence
+from snt.proving import Proof as Proof
+from snt.proving import prove as prove
+from snt.proving import rounding_warning, typical_size
 from snt.report.card import patch_card
-from snt.retaining import kept_corpora
+from snt.retaining import kept_corpora, kept_texts
 from snt.training import Plan, Schedule, Training, train
+from snt.training_pairs import TrainingPairs
+from snt.tuning_runs import begin, logs_directory
+from snt.tuning_runs import checkpoint_directory as checkpoint_directory
 
 RETAIN = ("harmless/tune", "lookalike/tune")
+RETAIN_TEXT = ("prose/tune",)
 POSITIONS = 5
 SAVE_STEPS = 25
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a tuning changed, read back from the saved patch.
-
-    `masked` entries of the masked slices, `changed` of them not zero any more; `outside_changed`
-    entries of the base model's weights that differ from before the training.
-    """
-
-    masked: int
-    changed: int
-    max_abs_delta: float
-    mean_abs_delta: float
-    outside_changed: int
+_REPORTED = (
+    *("schedule", "positions", "data", "retain", "retain_text", "guard", "template"),
+    "gradient_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,14 @@ class Tuning:
             "max_abs_delta": self.proof.max_abs_delta,
             "mean_abs_delta": self.proof.mean_abs_delta,
             "outside_changed": self.proof.outside_changed,
-            "loss": {"refuse": list(self.losses.refuse), "retain": list(self.losses.retain)},
+            "loss": {
+                "refuse": list(self.losses.refuse),
+                "retain": list(self.losses.retain),
+                "text": list(self.losses.text),
+            },
+            "curve": [point.as_json() for point in self.losses.curve],
+            "stopped_by_guard": self.losses.stopped,
+            "kept_step": self.losses.kept_step,
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
             **self.settings,
@@ -108,13 +112,24 @@ def tune(
     offline: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    retain_text: Sequence[str] = RETAIN_TEXT,
+    template: str | None = None,
+    guard_every: int | None = None,
+    max_over_refusal: float | None = None,
+    guard_corpora: tuple[str, str] = (HARMFUL, LOOKALIKE),
+    gradient_checkpointing: bool = False,
+    report_to: Sequence[str] = (),
 ) -> Tuning:
     """Train float32 deltas of the mask's slices on `data`, keep `retain` as it was, save a patch.
 
     `model` left out is the one that the mask names. `positions` is how many positions of the
-    model's own response to a retained prompt are kept. `evaluate` None leaves the measurement out.
-    Raises RequestError and children for what cannot be served, RunFailure when the training or the
-    proof fails, NegativeResult when nothing changed.
+    model's own response to a retained prompt are kept; of `retain_text`, plain texts, all are.
+    `evaluate` None leaves the measurement out. Every `guard_every` steps (None: never, unless there
+    is a limit) beginnings of replies to `guard_corpora` are read; when more look-alikes than
+    `max_over_refusal` are refused the run stops, and the best point before is kept. `report_to`
+    names loggers of the Trainer. Raises RequestError and children for what cannot be served,
+    RunFailure when the training or the proof fails, NegativeResult when nothing changed or no point
+    was within the guard's limit.
     """
     started = time.perf_counter()
     progress = progress or Silence()
@@ -124,55 +139,85 @@ def tune(
     if not len(held):
         raise RequestError(f"{mask} holds no neuron; there is nothing to tune")
     check_tunable(held)
+    if positions < 1:
+        raise RequestError(f"{positions} positions of a kept answer; give at least 1")
     pairs = corpora.load_pairs(data, offline=offline, progress=progress)
-    kept = [corpora.load(name, offline=offline, progress=progress) for name in retain]
-    if evaluate is not None:
-        evaluate.chosen(offline)
+    kept, texts, watched = (
+        [corpora.load(name, offline=offline, progress=progress) for name in names]
+        for names in (retain, retain_text if schedule.text_weight else (), guard_corpora)
+    )
+    check_loggers(report_to)
     # The system message of the data is the one that the model must refuse under.
     system = pairs.system if system is None else system
-    choice = ModelChoice(model, backend, dtype, system, offline)
-    opened = open_model(choice, named=named_model(held), progress=progress)
+    choice = ModelChoice(model, backend, dtype, system, offline, template=template)
+    asked = _work(held, schedule, pairs, [*kept, *texts], evaluate, gradient_checkpointing, offline)
+    opened = open_model(choice, named=named_model(held), work=asked, progress=progress)
     warning = opened.check_mask(held)
     if warning:
         progress.say(f"warning: {warning}")
-    work = checkpoint_directory(output)
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    elif not any(work.glob("checkpoint-*")):
-        raise RequestError(f"there is no checkpoint in {work} to resume from; leave --resume out")
+    slices = masked_slices(held)
+    steps = schedule.steps(len(pairs.pairs))
+    rounding = rounding_warning(schedule.learning_rate, steps, typical_size(slices, opened.model))
+    if rounding:
+        progress.say(f"warning: {rounding}")
+    guard = None
+    if guard_every is not None or max_over_refusal is not None:
+        every = EVERY if guard_every is None else guard_every
+        harmful, lookalike = watched
+        guard = guard_of(opened.model, opened.chat, harmful, lookalike, every, max_over_refusal)
+    made = {
+        **opened.describe(),
+        "data": pairs.describe(),
+        "retain": [corpus.describe() for corpus in kept],
+        "retain_text": [corpus.describe() for corpus in texts],
+        "schedule": schedule.as_json(),
+        "positions": positions,
+        "guard": guard and guard.describe(),
+        "gradient_checkpointing": gradient_checkpointing,
+        "mask_sha256": sha256_of(mask),
+        "snt": __version__,
+    }
+    work, logs = checkpoint_directory(output), logs_directory(output)
+    begin(work, made, resume)
+    if report_to and not resume:
+        # A chart of two runs in one is of neither.
+        shutil.rmtree(logs, ignore_errors=True)
     before = _measured(opened, evaluate, work / "before.jsonl", progress)
     targets = kept_corpora(opened.model, opened.chat, kept, positions, progress)
+    plain = [text for corpus in texts for text in corpus.texts]
+    plan = Plan(
+        [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs.pairs],
+        targets,
+        schedule,
+        opened.chat.pad_id,
+        kept_texts(opened.model, opened.chat, plain),
+    )
     release()
-    trained, losses, changed = _train(
-        opened, held, pairs, targets, schedule, work, resume, progress
+    trained = Deltas.zeros(slices, opened.model)
+    losses, changed = _train(
+        opened,
+        trained,
+        plan,
+        work,
+        resume,
+        progress,
+        guard=guard,
+        gradient_checkpointing=gradient_checkpointing,
+        report_to=report_to,
+        logs=logs,
     )
     tuned = replace(opened, patch_digest=digest_of(trained.tensors()))
     with trained.attached(opened.model):
         after = None if evaluate is None else measure(tuned, evaluate, progress)
-    patch = Patch(
-        opened.model.anatomy,
-        trained.tensors(),
-        opened.fingerprint,
-        {
-            **opened.describe(),
-            "data": pairs.describe(),
-            "retain": [corpus.describe() for corpus in kept],
-            "schedule": schedule.as_json(),
-            "positions": positions,
-            "mask_sha256": sha256_of(mask),
-            "snt": __version__,
-        },
-    )
+    patch = Patch(opened.model.anatomy, trained.tensors(), opened.fingerprint, made)
     settings = {
         "model": opened.describe()["model"],
         "backend": opened.backend,
         "dtype": opened.describe()["dtype"],
         "mask_warning": warning,
-        "schedule": schedule.as_json(),
-        "positions": positions,
-        "data": pairs.describe(),
-        "retain": [corpus.describe() for corpus in kept],
+        "rounding_warning": rounding,
         "system_prompt": system,
+        **{name: made[name] for name in _REPORTED},
     }
     with whole_directory(output) as directory:
         save_patch(patch, directory / "patch.safetensors")
@@ -200,37 +245,28 @@ def tune(
     return tuning
 
 
-def prove(path: Path, patch: Patch, outside_changed: int) -> Proof:
-    """Read a saved patch back and compare it with what was trained.
-
-    Raises RunFailure when the file differs or a base weight changed, NegativeResult when no entry
-    changed.
-    """
-    saved = load_patch(path)
-    for key, (indices, delta) in patch.slices.items():
-        found = saved.slices.get(key)
-        if found is None or not (torch.equal(found[0], indices) and torch.equal(found[1], delta)):
-            raise RunFailure(f"{key} of the saved patch is not what was trained; run it again")
-    if outside_changed:
-        raise RunFailure(
-            f"{outside_changed} entries of the base weights changed during the training; the "
-            "backend does not keep them frozen"
-        )
-    deltas = [delta for _, delta in saved.slices.values()]
-    masked = sum(delta.numel() for delta in deltas)
-    changed = sum(int((delta != 0).sum()) for delta in deltas)
-    if not changed:
-        raise NegativeResult(
-            f"tuning changed none of {masked} masked entries; raise --lr or --epochs"
-        )
-    total = sum(float(delta.abs().sum()) for delta in deltas)
-    largest = max(float(delta.abs().max()) for delta in deltas)
-    return Proof(masked, changed, largest, total / masked, outside_changed)
-
-
-def checkpoint_directory(output: Path) -> Path:
-    """Where an unfinished tuning keeps its checkpoints: beside the patch it will become."""
-    return output.with_name(f"{output.name}.unfinished")
+def _work(
+    mask: NeuronMask,
+    schedule: Schedule,
+    pairs: TrainingPairs,
+    kept: Sequence[Corpus],
+    evaluate: Settings | None,
+    checkpointing: bool,
+    offline: bool,
+) -> Work:
+    """What the tuning will ask of the backend. Raises as `Settings.chosen` does."""
+    measured = None
+    if evaluate is not None:
+        chosen = evaluate.chosen(offline).items()
+        measured = evaluation_work(chosen, evaluate.new_tokens, evaluate.batch_size)
+    texts = (*(" ".join(pair) for pair in pairs.pairs), *(t for one in kept for t in one.texts))
+    return tuning_work(
+        mask.parameters,
+        schedule.steps(len(pairs.pairs)) * (schedule.batch + schedule.retain_batch * bool(kept)),
+        list(map(tokens_of, texts)),
+        measured,
+        checkpointing,
+    )
 
 
 def _measured(
@@ -248,18 +284,14 @@ def _measured(
 
 def _train(
     opened: OpenModel,
-    mask: NeuronMask,
-    pairs: TrainingPairs,
-    targets: Sequence[Sequence[Kept]],
-    schedule: Schedule,
+    deltas: Deltas,
+    plan: Plan,
     work: Path,
     resume: bool,
     progress: Progress,
-) -> tuple[Deltas, Training, int]:
-    """Trained deltas, the losses, and how many entries of base weights changed."""
-    examples = [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs.pairs]
-    plan = Plan(examples, targets, schedule, opened.chat.pad_id)
-    deltas = Deltas.zeros(masked_slices(mask), opened.model)
+    **more: Any,
+) -> tuple[Training, int]:
+    """The losses, and how many entries of base weights changed; `deltas` are trained in place."""
     digests = opened.model.weight_digests()
     with progress.task("training", plan.steps, "steps") as advance:
         done = 0
@@ -269,7 +301,7 @@ def _train(
             advance(step - done)
             done = step
 
-        losses = train(opened.model, deltas, plan, work, resume, SAVE_STEPS, on_step)
+        losses = train(opened.model, deltas, plan, work, resume, SAVE_STEPS, on_step, **more)
     now = opened.model.weight_digests()
     changed = sum(size for name, (size, digest) in now.items() if digests[name][1] != digest)
-    return deltas, losses, changed
+    return losses, changed

@@ -25,6 +25,7 @@ from snt.evaluation.verdict import Verdict, changes, judge_arms
 from snt.masks import NeuronMask, load_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
+from snt.preflight import Work
 from snt.progress import Progress, Silence
 from snt.scores import Scores
 from snt.scores_files import load_scores, scores_path
@@ -139,7 +140,8 @@ def verify(
     held = load_mask(mask)
     own, against = (load_scores(scores_path(mask, against=second)) for second in (False, True))
     choice = ModelChoice(model, backend, dtype, system, offline)
-    opened = open_model(choice, named=named_model(held), progress=progress)
+    work = Work(("score", "generate", "patch"))
+    opened = open_model(choice, named=named_model(held), work=work, progress=progress)
     warning = opened.check_mask(held)
     if warning and progress is not None:
         progress.say(f"warning: {warning}")

@@ -161,7 +161,7 @@ def measure_arm(
         with progress.task("refusal log-odds", total, "prompts") as advance:
             for group, texts in prompts.items():
                 found[group] = refusal_log_odds(
-                    opened.model, opened.chat, texts, tree, on_batch=advance
+                    opened.model, opened.chat, texts, tree, on_batch=advance, say=progress.say
                 )
     finite = all(math.isfinite(value) for values in found.values() for value in values)
     if measured.perplexity is None or not finite:

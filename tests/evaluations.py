@@ -11,7 +11,7 @@ from snt import corpora
 from snt.evaluation.compared import ComparedModel
 from snt.evaluation.comparison import compare, metric_values, perplexity_change
 from snt.evaluation.completions import Completion
-from snt.evaluation.evaluate import Evaluation
+from snt.evaluation.evaluation import Evaluation
 from snt.evaluation.held_out import check_held_out
 from snt.evaluation.measurement import Measurement
 from snt.evaluation.perplexity import Perplexity

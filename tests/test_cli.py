@@ -34,8 +34,20 @@ def test_help_imports_no_torch() -> None:
 def test_models_and_backends() -> None:
     names = [row["name"] for row in json.loads(_snt("models", "--json").stdout)]
     assert {"smollm2-135m", "llama3-8b", "vicuna-13b"} <= set(names)
-    assert {"name": "full"} in json.loads(_snt("backends", "--json").stdout)
+    listed = {row["name"]: row for row in json.loads(_snt("backends", "--json").stdout)}
+    assert listed["full"]["fault"] is None and "tune" in listed["full"]["abilities"]
     assert "smollm2-135m" in _snt("models").stdout
+
+
+def test_listing_backends_imports_no_torch() -> None:
+    done = _python(
+        "import sys; sys.argv = ['snt', 'backends']\n"
+        "import snt.cli\n"
+        "try: snt.cli.main()\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "assert not code and not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_wrong_option_is_exit_2() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from test_inspection_page import Reader
 
 from snt.evaluation.compared import figures_of
-from snt.evaluation.evaluate import Evaluation
+from snt.evaluation.evaluation import Evaluation
 from snt.evaluation.gates import check_gates, parse_gates
 from snt.report.evaluation import evaluation_table
 from snt.report.evaluation_chart import Point, chart

@@ -131,8 +131,6 @@ class StreamingModel:
 
     # A visitor sees all batches in a layer before the next layer begins.
     layer_by_layer = True
-    # A detection that shall be verified is refused before it begins.
-    writes_replies = False
 
     @property
     def context(self) -> int | None:

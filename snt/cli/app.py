@@ -9,9 +9,10 @@ import typer
 from snt.cli.detect import detect
 from snt.cli.eval import evaluate
 from snt.cli.inspect import inspect
-from snt.cli.lists import backends, judges, models
+from snt.cli.lists import backends, doctor, judges, models
 from snt.cli.mask import mask_app
 from snt.cli.patch import patch_app
+from snt.cli.robust_tune import robust_tune
 from snt.cli.run import run
 from snt.cli.tune import tune
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(detect)
 app.command()(tune)
+app.command("robust-tune")(robust_tune)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(run)
@@ -32,6 +34,7 @@ app.add_typer(patch_app, name="patch")
 app.command()(models)
 app.command()(backends)
 app.command()(judges)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -130,6 +130,7 @@ def evaluate(
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
     system: options.System = None,
+    template: options.Template = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -195,6 +196,7 @@ def evaluate(
         backend=backend,
         dtype=dtype,
         system=system,
+        template=template,
         offline=offline,
         progress=out,
     )

@@ -1,9 +1,12 @@
-"""`snt models`, `snt backends` and `snt judges`: what can be named on the command line."""
+"""`snt models`, `backends`, `judges` and `doctor`: what can be named, and what runs here."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from snt.cli.options import Json
 from snt.cli.output import Output
@@ -18,10 +21,24 @@ def models(as_json: Json = False) -> None:
 
 
 def backends(as_json: Json = False) -> None:
-    """List the installed backends."""
-    from snt.backend import backend_names
+    """List the installed backends, what each can do, and what is wrong with one that cannot."""
+    from snt.backend_plugins import list_backends
 
-    _show([{"name": name} for name in backend_names()], as_json)
+    table = Table("name", "can", "what it is", box=box.SIMPLE)
+    found = list_backends()
+    for one in found:
+        said = one.summary if one.fault is None else f"{one.summary}\n{one.fault}".strip()
+        table.add_row(one.name, ", ".join(one.abilities) or "nothing", Text(said))
+    Output(as_json).result([asdict(one) for one in found], table)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show devices, memory, versions, and which backend holds each model alias here."""
+    from snt.doctor import examine
+    from snt.report.doctor import doctor_tables
+
+    found = examine()
+    Output(as_json).result(found, *doctor_tables(found))
 
 
 def judges(as_json: Json = False) -> None:

@@ -27,6 +27,14 @@ Dtype = Annotated[
 System = Annotated[
     str | None, typer.Option("--system", help="System prompt; default: the chat template's own.")
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="plain, or a file with a Jinja chat template; default: the model's own, plain text "
+        "for a base model without one.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]

@@ -43,6 +43,57 @@ def tune(
         float | None,
         typer.Option("--retain-weight", help="Weight of keeping against refusing; default 8."),
     ] = None,
+    positions: Annotated[
+        int | None,
+        typer.Option("--positions", help="Of an answer to keep, from its first on; default 5."),
+    ] = None,
+    retain_text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retain-text",
+            help="Plain texts whose every next word must stay as likely; may be repeated, `none` "
+            "for none. Default: prose/tune.",
+        ),
+    ] = None,
+    text_weight: Annotated[
+        float | None,
+        typer.Option("--text-weight", help="Weight of keeping them; default 8."),
+    ] = None,
+    schedule: Annotated[
+        str,
+        typer.Option("--schedule", help="Of the learning rate: linear, cosine or constant."),
+    ] = "linear",
+    warmup: Annotated[
+        float, typer.Option("--warmup", help="Share of all steps in which it rises from 0.")
+    ] = 0.0,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", help="Batches whose gradients make one step.")
+    ] = 1,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute layers again in the backward pass: less memory, half as much time again.",
+        ),
+    ] = False,
+    guard_every: Annotated[
+        int,
+        typer.Option("--guard-every", help="Steps between points of the curve; 0 for no curve."),
+    ] = 50,
+    max_over_refusal: Annotated[
+        float | None,
+        typer.Option(
+            "--max-over-refusal",
+            help="Stop when a larger share of held-out look-alikes is refused, and keep the best "
+            "point before: 0.1.",
+        ),
+    ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--report-to", help="tensorboard, wandb or trackio: every step; may be repeated."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The patch directory.")] = Path(
         "patch"
     ),
@@ -59,6 +110,7 @@ def tune(
     backend: options.Backend = None,
     dtype: options.Dtype = "auto",
     system: options.System = None,
+    template: options.Template = None,
     seed: options.Seed = 0,
     offline: options.Offline = False,
     as_json: options.Json = False,
@@ -73,7 +125,7 @@ def tune(
     from snt.evaluation.settings import Settings
     from snt.report.tuning import tuning_table
     from snt.training import Schedule
-    from snt.tuning import RETAIN
+    from snt.tuning import POSITIONS, RETAIN, RETAIN_TEXT
     from snt.tuning import tune as run_tuning
 
     given: Any = {
@@ -82,6 +134,10 @@ def tune(
         "batch": batch,
         "retain_batch": retain_batch,
         "retain_weight": retain_weight,
+        "text_weight": text_weight,
+        "shape": schedule,
+        "warmup": warmup,
+        "accumulate": accumulate,
     }
     settings = Settings(
         judges=judge_list(judge or DEFAULT_JUDGES),
@@ -93,7 +149,9 @@ def tune(
         model,
         mask=mask,
         data=data,
-        retain=RETAIN if retain is None else [name for name in retain if name != "none"],
+        retain=RETAIN if retain is None else _named(retain),
+        retain_text=RETAIN_TEXT if retain_text is None else _named(retain_text),
+        positions=POSITIONS if positions is None else positions,
         output=output,
         schedule=Schedule(
             seed=seed, **{name: value for name, value in given.items() if value is not None}
@@ -103,11 +161,20 @@ def tune(
         backend=backend,
         dtype=dtype,
         system=system,
+        template=template,
+        guard_every=guard_every or None,
+        max_over_refusal=max_over_refusal,
+        gradient_checkpointing=gradient_checkpointing,
+        report_to=_named(report_to or []),
         offline=offline,
         command=shlex.join(["snt", *map(_without_folder, sys.argv[1:])]),
         progress=out,
     )
     out.result(tuned.as_json(), *tuning_table(tuned))
+
+
+def _named(names: list[str]) -> list[str]:
+    return [name for name in names if name != "none"]
 
 
 def _without_folder(word: str) -> str:

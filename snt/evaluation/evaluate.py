@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from snt import __version__
-from snt.atomic import check_writable, sha256_of, whole_directory, write_json, write_text
+from snt.atomic import check_writable, sha256_of
 from snt.errors import RequestError
 from snt.evaluation.compared import (
     ComparedModel,
-    differences_json,
-    figures_by_model,
     short_name,
     split_name,
 )
-from snt.evaluation.comparison import compare, metric_values, perplexity_change
-from snt.evaluation.completions import Completion, read_completions, write_completions
-from snt.evaluation.gates import Gate, GateResult, check_gates, parse_gates, raise_if_met
-from snt.evaluation.held_out import HeldOut, check_held_out
+from snt.evaluation.comparison import compare, perplexity_change
+from snt.evaluation.completions import Completion, read_completions
+from snt.evaluation.evaluation import Evaluation, replies_file, save, summed_up
+from snt.evaluation.gates import parse_gates
+from snt.evaluation.held_out import check_held_out
 from snt.evaluation.measurement import Measurement, measure
-from snt.evaluation.seeds import Origin, SeedGroup, distinct, made_from, origin_of, seed_groups
+from snt.evaluation.seeds import made_from, origin_of
 from snt.evaluation.settings import Settings
-from snt.evaluation.statistics import PairedDifference
 from snt.evaluation.suites import METRICS, gate_names
 from snt.memory import peak_bytes
 from snt.model_refs import resolve
 from snt.opening import ModelChoice, opened, patch_directory
+from snt.preflight import evaluation_work
 from snt.progress import Progress, Silence
 from snt.unfinished_replies import (
     UnfinishedReplies,
@@ -41,89 +39,6 @@ from snt.unfinished_replies import (
 )
 
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model did in the suites, and what a baseline did on the same prompts."""
-
-    model: str
-    directory: Path
-    measured: Measurement
-    baseline_model: str | None
-    baseline: Measurement | None
-    differences: Mapping[str, PairedDifference]
-    perplexity_change: tuple[float, float, float] | None
-    description: Mapping[str, Any]
-    seconds: float
-    peak_bytes: int
-    name: str
-    compared: tuple[ComparedModel, ...] = ()
-    seeds: tuple[SeedGroup, ...] = ()
-    held_out: HeldOut | None = None
-    gates: tuple[GateResult, ...] = ()
-    baseline_description: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def page(self) -> Path:
-        """The HTML report."""
-        return self.directory / "evaluation.html"
-
-    def check(self) -> None:
-        """Raises NegativeResult (exit 3) when a gate was met; every result is on disk by then."""
-        raise_if_met(self.gates)
-
-    def as_json(self) -> dict[str, Any]:
-        """The report of `snt eval --json`."""
-        document: dict[str, Any] = {
-            "model": self.model,
-            "name": self.name,
-            **self.description,
-            "metrics": self.measured.as_json(),
-            "completions": str(self.directory / "completions.jsonl"),
-            "replies_reused": self.measured.reused,
-            "seconds": self.seconds,
-            "peak_bytes": self.peak_bytes,
-            "snt": __version__,
-        }
-        if self.baseline is not None:
-            document["baseline"] = {
-                "model": self.baseline_model,
-                **self.baseline_description,
-                "metrics": self.baseline.as_json(),
-                "completions": str(self.directory / "baseline.jsonl"),
-            }
-            document["differences"] = differences_json(self.differences, self.perplexity_change)
-        if self.compared:
-            document["compared"] = [
-                one.as_json(self.directory / _replies_file(number))
-                for number, one in enumerate(self.compared, start=1)
-            ]
-            document["seeds"] = [group.as_json() for group in self.seeds]
-        if self.held_out is not None:
-            document["held_out"] = self.held_out.as_json()
-        document["gates"] = [result.as_json() for result in self.gates]
-        document["page"] = str(self.page)
-        return document
-
-    def replies(self) -> dict[str, tuple[Completion, ...]]:
-        """The replies of every model, the baseline first, by the file they are saved in."""
-        found = {} if self.baseline is None else {"baseline.jsonl": self.baseline.completions}
-        found["completions.jsonl"] = self.measured.completions
-        for number, one in enumerate(self.compared, start=1):
-            found[_replies_file(number)] = one.measured.completions
-        return found
-
-    def harness(self) -> dict[str, Mapping[str, Any]]:
-        """What lm-evaluation-harness itself returned for each model, by the file it is saved in."""
-        measured = {"harness.json": self.measured, "baseline-harness.json": self.baseline}
-        for number, one in enumerate(self.compared, start=1):
-            measured[f"compared-{number}-harness.json"] = one.measured
-        return {
-            file: one.tasks.raw
-            for file, one in measured.items()
-            if one is not None and one.tasks is not None
-        }
 
 
 def evaluate(
@@ -144,6 +59,7 @@ def evaluate(
     system: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    template: str | None = None,
 ) -> Evaluation:
     """Measure `model`, a model or a patch directory, and `baseline` on the same prompts.
 
@@ -173,7 +89,7 @@ def evaluate(
     work = unfinished_directory(output)
     if resume:
         check_resumable(work)
-    choice = ModelChoice(model, backend, dtype, system, offline, base)
+    choice = ModelChoice(model, backend, dtype, system, offline, base, template)
     patch = patch_directory(model)
     named = [split_name(reference) for reference in compare_with]
     origins = [origin_of(patch), *(origin_of(patch_directory(ref)) for _, ref in named)]
@@ -211,7 +127,7 @@ def evaluate(
             theirs = patch_directory(one)
             found, model_name, told = _run(
                 *(replace(choice, ref=one), settings, None, _saved(theirs, "after")),
-                UnfinishedReplies(work / _replies_file(number)),
+                UnfinishedReplies(work / replies_file(number)),
                 progress,
             )
             called = asked or short_name(model_name, theirs)
@@ -234,46 +150,9 @@ def evaluate(
             held_out=held_out,
             baseline_description=other_told,
         )
-        result = _summed_up(result, origins, gates)
-        _save(result)
+        result = summed_up(result, origins, gates)
+        save(result)
     return result
-
-
-def _summed_up(
-    result: Evaluation, origins: Sequence[Origin | None], gates: Sequence[Gate]
-) -> Evaluation:
-    """Distinct names, the seeds of each setting, the answers of the gates; MODEL's origin first."""
-    names = distinct([result.name, *(one.name for one in result.compared)])
-    measured = (result.measured, *(one.measured for one in result.compared))
-    values = {name: metric_values(one) for name, one in zip(names, measured, strict=True)}
-    result = replace(
-        result,
-        name=names[0],
-        compared=tuple(
-            replace(one, name=name) for one, name in zip(result.compared, names[1:], strict=True)
-        ),
-        seeds=seed_groups(dict(zip(names, origins, strict=True)), values),
-    )
-    return replace(result, gates=check_gates(gates, figures_by_model(result.as_json())))
-
-
-def _save(result: Evaluation) -> None:
-    """Replies, report and page, all of them or none."""
-    from snt.report.evaluation_page import evaluation_page
-
-    document, replies = result.as_json(), result.replies()
-    with whole_directory(result.directory) as directory:
-        for file, rows in replies.items():
-            write_completions(directory / file, rows)
-        for file, results in result.harness().items():
-            write_json(directory / file, results)
-        write_json(directory / "report.json", document)
-        page = evaluation_page(document, list(replies.values()))
-        write_text(directory / "evaluation.html", page)
-
-
-def _replies_file(number: int) -> str:
-    return f"compared-{number}.jsonl"
 
 
 def _run(
@@ -290,7 +169,11 @@ def _run(
 
     mask = load_mask(deactivate) if deactivate is not None else None
     with ExitStack() as stack:
-        held = stack.enter_context(opened(choice, progress=progress))
+        chosen = settings.chosen(choice.offline).items()
+        work = evaluation_work(
+            chosen, settings.new_tokens, settings.batch_size, changed=mask is not None
+        )
+        held = stack.enter_context(opened(choice, work=work, progress=progress))
         if mask is not None and deactivate is not None:
             warning = held.check_mask(mask)
             if warning:

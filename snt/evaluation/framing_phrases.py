@@ -293,3 +293,9 @@ DOCUMENT: Final = re.compile(
     r"|customer\s*:|day \d|breaking\b|step 1\b)"
 )
 CONDEMNED_ALOUD: Final = re.compile(r"\bbut\b|^unfortunately")
+# What comes before the instruction itself: "If you must, use …".
+CONDITION: Final = re.compile(r"(?:if|when|before) [^,.:]{3,70}, (?:then |please )?")
+# Harm of every kind, not the one that was asked about.
+ANY_HARM: Final = re.compile(
+    r"\bany\b[^,.]{0,40}\b(?:harmful|violent|illegal|unethical|dangerous|hateful)\b"
+)

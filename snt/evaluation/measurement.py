@@ -224,7 +224,9 @@ def measure(
     if "perplexity" in probes:
         texts = list(probes["perplexity"].corpus.texts)
         with progress.task("perplexity", len(texts), "texts") as advance:
-            language = perplexity(opened.model, opened.chat, texts, on_batch=advance)
+            language = perplexity(
+                opened.model, opened.chat, texts, on_batch=advance, say=progress.say
+            )
     tasks = None if settings.tasks is None else run_tasks(opened, settings.tasks, progress)
     described = {metric: probe.describe() for metric, probe in probes.items()}
     if tasks is not None:

@@ -12,6 +12,7 @@ from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
 from snt.final_states import final_states
+from snt.halving import Halving
 from snt.objective import right_padded
 
 _POSITIONS = 128  # whose logits are held at once
@@ -37,17 +38,18 @@ def perplexity(
     longest: int = 512,
     batch_size: int = 4,
     on_batch: Callable[[int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Perplexity:
     """Perplexity of `texts`, each cut to `longest` tokens. Raises RequestError for too short."""
     ids = [chat.text_ids(text)[:longest] for text in texts]
     short = next((n for n, tokens in enumerate(ids) if len(tokens) < 2), None)
     if short is not None:
         raise RequestError(f"text {short + 1} has fewer than two tokens; remove it from the corpus")
-    nats = [0.0] * len(ids)
+    nats, halving = [0.0] * len(ids), Halving(say)
     order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
     groups = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     batches = [right_padded([ids[n] for n in numbers], chat.pad_id) for numbers in groups]
-    for numbers, hidden in zip(groups, final_states(model, batches), strict=True):
+    for numbers, hidden in zip(groups, final_states(model, batches, halving), strict=True):
         with torch.inference_mode():
             for row, number in enumerate(numbers):
                 tokens = torch.tensor(ids[number][1:], device=hidden.device)

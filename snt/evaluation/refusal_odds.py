@@ -20,6 +20,7 @@ from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
 from snt.final_states import final_states
+from snt.halving import Halving
 from snt.objective import right_padded
 
 # The openings of refusals by instruct models. Each ends at the word that decides: "I can" opens
@@ -111,6 +112,7 @@ def refusal_log_odds(
     tree: OpeningTree,
     batch_size: int = 32,
     on_batch: Callable[[float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[float, ...]:
     """Refusal log-odds of every prompt, in nats; `on_batch` gets prompts done, as a fraction.
 
@@ -129,12 +131,13 @@ def refusal_log_odds(
         key=lambda pair: len(ids[pair[0]]) + len(tree.rows[pair[1]]),
     )
     steps: list[dict[Tokens, Mapping[int, float]]] = [{} for _ in ids]
+    halving = Halving(say)
     groups = [asked[at : at + batch_size] for at in range(0, len(asked), batch_size)]
     batches = [
         right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
         for chosen in groups
     ]
-    for chosen, hidden in zip(groups, final_states(model, batches), strict=True):
+    for chosen, hidden in zip(groups, final_states(model, batches, halving), strict=True):
         # (row of the batch, position of its last token) of every beginning that is read here.
         wanted = [
             (at, len(ids[number]) - 1 + len(prefix), number, prefix)

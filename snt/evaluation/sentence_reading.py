@@ -158,6 +158,8 @@ def _inability(complement: str, setting: Setting, strict: bool, early: bool) -> 
     meta = is_meta(clause, request)
     if cues.ASSIST.match(complement):
         advice = request.yes_no and cues.ADVICE_VERB.match(complement)
+        # "I cannot recommend any harmful actions" answers no question about one of them.
+        advice = advice and not framing.ANY_HARM.search(clause)
         if advice or (request.composition and cues.RECOMMEND.match(complement)):
             return 1.0
         core = cues.CORE_ASSIST.match(complement) is not None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snt.errors import RequestError, SntError, UnavailableError
 from snt.evaluation.judges import JudgeChoice
+from snt.preflight import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ BATCH: Final = 16
 # Responses are cut to this many of the judge's tokens, as HarmBench and StrongREJECT do.
 RESPONSE_TOKENS: Final = 512
 _LORA: Final = re.compile(r"\.layers\.(?P<layer>\d+)\.(?P<module>.+)\.lora_A\.weight$")
+_WORK: Final = Work(("generate", "score"))
 # What would make an adapter more than ΔW = (alpha / r) B A on each of its modules.
 _MORE: Final = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
 
@@ -38,10 +40,10 @@ def open_judge_model(judge: str, default: str, choice: JudgeChoice) -> OpenModel
     try:
         adapter = _adapter_directory(ref, choice.offline)
         if adapter is None:
-            return open_model(ModelChoice(ref, offline=choice.offline))
+            return open_model(ModelChoice(ref, offline=choice.offline), work=_WORK)
         config = _adapter_config(adapter)
         opened = open_model(
-            ModelChoice(str(config["base_model_name_or_path"]), offline=choice.offline)
+            ModelChoice(str(config["base_model_name_or_path"]), offline=choice.offline), work=_WORK
         )
         _merge(opened, adapter, config)
         return opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from snt.report.figures import LABELS, interval, percent
+from snt.report.figures import LABELS, curve_bar, interval, percent
 
 if TYPE_CHECKING:
     from snt.masks import NeuronMask
@@ -23,7 +23,7 @@ base model.
 {changed:,} of {masked:,} masked entries changed; largest |Δ| {largest:.2g}; {outside} entries
 outside the mask changed. {steps} steps on `{data}`, keeping {retain}.
 
-{table}
+{table}{curve}
 Use it: `snt eval PATCH_DIR`, or `snt patch apply PATCH_DIR -o MODEL_DIR` for a model that plain
 transformers loads; `snt patch revert MODEL_DIR -o DIR` undoes that bit for bit.
 
@@ -49,8 +49,12 @@ def patch_card(report: Mapping[str, Any], mask: NeuronMask) -> str:
         outside=report["outside_changed"],
         steps=report["steps"],
         data=report["data"]["name"],
-        retain=", ".join(f"`{corpus['name']}`" for corpus in report["retain"]) or "nothing",
+        retain=", ".join(
+            f"`{corpus['name']}`" for corpus in [*report["retain"], *report["retain_text"]]
+        )
+        or "nothing",
         table=_table(report),
+        curve=_curve(report),
     )
 
 
@@ -70,3 +74,24 @@ def _table(report: Mapping[str, Any]) -> str:
         values = f"{percent(then['value'])} | {percent(now['value'])}"
         rows.append(f"| {label} | {values} | {bounds} | {now['n']} |")
     return "\n".join(rows) + "\n"
+
+
+def _curve(report: Mapping[str, Any]) -> str:
+    """Safety and over-refusal along the run, as a small picture; nothing without a guard."""
+    points = report.get("curve")
+    if not points:
+        return ""
+    rows = [
+        "\nAlong the run, on held-out prompts (short replies, few prompts: a rough measure):\n",
+        "| step | harmful, not refused | look-alike, refused |",
+        "|---:|---|---|",
+    ]
+    for point in points:
+        cells = [
+            f"`{curve_bar(point[name], 12)}` {percent(point[name], 0)}"
+            for name in ("non_refusal", "over_refusal")
+        ]
+        kept = " (kept)" if point["step"] == report.get("kept_step") else ""
+        rows.append(f"| {point['step']}{kept} | {cells[0]} | {cells[1]} |")
+    stopped = "\nThe guard on over-refusal ended the run.\n" if report["stopped_by_guard"] else ""
+    return "\n".join(rows) + "\n" + stopped

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from snt.evaluation.comparison import compare, perplexity_change
-from snt.evaluation.evaluate import Evaluation
+from snt.evaluation.evaluation import Evaluation
 from snt.evaluation.measurement import Measurement
 from snt.evaluation.power import detectable_beside
 from snt.evaluation.statistics import Rate

@@ -88,3 +88,9 @@ def agreement_line(names: Sequence[str], share: float, kappa: float | None) -> s
     """How far two judges agree, for a caption."""
     beyond = "" if kappa is None else f", kappa {kappa:.2f}"
     return f"{names[0]!r} and {names[1]!r} agree on {percent(share)} of the replies{beyond}"
+
+
+def curve_bar(fraction: float, width: int = 20) -> str:
+    """0.5 -> a bar of half the width, for a small picture in text."""
+    filled = round(width * min(1.0, max(0.0, fraction)))
+    return "█" * filled + "·" * (width - filled)

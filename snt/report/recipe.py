@@ -45,6 +45,10 @@ def recipe_tables(run: RecipeRun) -> list[RenderableType]:
         from snt.report.place import place_tables
 
         shown += place_tables(results["place"])
+    if "robust-tune" in results:
+        from snt.report.robust import robust_tables
+
+        shown += robust_tables(results["robust-tune"])
     share = ""
     if "tune" in results:
         tuned = results["tune"]
