@@ -6,6 +6,8 @@ the memory that a detection takes follows from the size of a layer, not of the m
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ summary = "one layer in memory at a time, for models larger than memory; detects
 HIDDEN_BYTES = 1 << 30
 # Numbers of the language-model head that are converted at once.
 _HEAD_ENTRIES = 1 << 24
+# The option's number in malloc.h.
+_MMAP_THRESHOLD = -3
 
 
 def load(directory: Path, dtype: torch.dtype | None = None) -> StreamingModel:
@@ -42,6 +46,7 @@ def load(directory: Path, dtype: torch.dtype | None = None) -> StreamingModel:
     Raises RequestError for a mixture of experts or a quantised checkpoint, FormatError where
     weights are missing.
     """
+    _return_freed_memory()
     config = AutoConfig.from_pretrained(directory)
     anatomy = anatomy_of(config)
     if anatomy.family.experts is not None:
@@ -81,6 +86,17 @@ def load(directory: Path, dtype: torch.dtype | None = None) -> StreamingModel:
     return StreamingModel(
         skeleton, layers, shards, places, tokenizer, anatomy, device, dtype, parameters
     )
+
+
+def _return_freed_memory() -> None:
+    """Have the C library of Linux map blocks of 1 MiB or more, and give them back when freed.
+
+    Left to itself it puts ever larger ones on the heap, where what a layer needs for a moment lies
+    between the scores that stay, and the gaps add up over the layers.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 @dataclass(frozen=True)
