@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import embedded, generation, layers, processes, tuning
+from benchmarks import embedded, generation, layers, processes, streaming, tuning
 from benchmarks.ratios import Row
 
 PARTS = {
@@ -24,6 +24,7 @@ PARTS = {
     "large": lambda _prompts, rounds: layers.large(rounds),
     "published": lambda _prompts, rounds: layers.against_published(rounds),
     "long": lambda _prompts, _rounds: layers.long(),
+    "streaming": lambda prompts, rounds: streaming.rows(prompts, rounds),
     "generation": lambda _prompts, rounds: generation.rows(rounds),
     "processes": lambda prompts, rounds: processes.rows(prompts, rounds),
     "tuning": lambda _prompts, rounds: tuning.rows(rounds),

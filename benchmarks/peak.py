@@ -27,12 +27,13 @@ def _measure(prepare: Callable[..., Callable[[], object]], arguments: tuple[Any,
     ctypes.CDLL(None).malloc_trim(0)
     # 5 resets the high-water mark to what is resident now.
     _CLEAR.write_text("5", encoding="ascii")
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     work()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes of this process that the system counts as VmRSS (now) or VmHWM (at most so far)."""
     for line in _STATUS.read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -29,14 +29,8 @@ from snt.processes import (
 from snt.progress import Progress
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import (
-    Tally,
-    TooManyDropped,
-    check_dropped,
-    common_beginning,
-    detect_scores,
-    length_groups,
-)
+from snt.scoring import common_beginning, detect_scores, length_groups
+from snt.tally import Tally, TooManyDropped, check_dropped
 from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
 
 
@@ -167,7 +161,7 @@ def score_corpus(
     layers = opened.model.anatomy.layers
     title = f"importance, {texts.name}" + (f", 1 of {among.size}" if among.size > 1 else "")
     with progress.task(title, total, "prompts") as advance:
-        advance(sum(map(len, my_groups[: begin.batches])))
+        advance(sum(map(len, my_groups[: begin.batches])) + total * len(begin.layers) / layers)
         try:
             found = detect_scores(
                 opened.model,

@@ -64,8 +64,11 @@ def save_scores(file: ScoresFile, path: Path) -> None:
     write_tensors(path, tensors, metadata)
 
 
-def load_scores(path: Path) -> ScoresFile:
-    """Read a scores file, trusting nothing in it. Raises MissingFileError or FormatError."""
+def load_scores(path: Path, *, some_layers: bool = False) -> ScoresFile:
+    """Read a scores file, trusting nothing in it. Raises MissingFileError or FormatError.
+
+    `some_layers`: an unfinished detection may have scored only some of the layers.
+    """
     tensors, metadata = read_tensors(path, FORMAT)
     found: dict[Place, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -82,7 +85,8 @@ def load_scores(path: Path) -> ScoresFile:
     if any(layer >= anatomy.layers for layer, _ in places):
         raise FormatError(f"{path}: a layer beyond the model's {anatomy.layers}")
     kinds = {kind for _, kind in places}
-    if len(places) != anatomy.layers * len(kinds):
+    layers = len({layer for layer, _ in places}) if some_layers else anatomy.layers
+    if len(places) != layers * len(kinds):
         raise FormatError(f"{path}: a kind must have scores in all {anatomy.layers} layers")
     if len({scores.prompts for scores in places.values()}) > 1:
         raise FormatError(f"{path}: its layers and kinds do not count the same prompts")

@@ -13,7 +13,7 @@ from typing import Any
 from snt.errors import FormatError, MismatchError, RequestError
 from snt.scores import Scores
 from snt.scores_files import ScoresFile
-from snt.scoring import check_dropped
+from snt.tally import check_dropped
 from snt.unfinished import KEY as UNFINISHED
 
 # What must be equal for two importances to mean the same.

@@ -17,8 +17,10 @@ from snt.errors import RequestError, RunFailure
 from snt.halving import in_parts, more_parts, ran
 from snt.importance.by_name import Importances
 from snt.importance.positions import Positions
+from snt.layer_scoring import LayerCollector, observe_layers
 from snt.objective import right_padded
 from snt.scores import NeuronScores, Place, Scores
+from snt.tally import Tally, check_dropped
 
 # A batch is as large as this allows: prompts, and tokens with their padding.
 BATCH_PROMPTS = 8
@@ -91,19 +93,6 @@ def _after(beginning: Tensor | None, batches: Sequence[Batch]) -> Sequence[Batch
     return [Batch(batch.input_ids[:, length:], batch.real[:, length:]) for batch in batches]
 
 
-class TooManyDropped(RunFailure):
-    """More than one prompt in a hundred has importances that are not finite."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The scores of the first `batches` batches; `dropped` rows, as (batch, row in it)."""
-
-    scores: Scores = Scores({})
-    batches: int = 0
-    dropped: tuple[tuple[int, int], ...] = ()
-
-
 @dataclass(frozen=True)
 class Detected:
     """Scores, the seconds that the model's own forward passes took, and dropped (batch, row)s."""
@@ -131,7 +120,8 @@ def detect_scores(
 
     `importance` is one of `snt.importance.by_name.IMPORTANCES`, over the `positions` that count.
     `beginning`, from `common_beginning`, is what all prompts begin with, and is measured once.
-    A prompt with an importance that is not finite in any layer counts in none. `begin` is what an
+    A prompt with an importance that is not finite in any layer counts in none; of a backend that
+    goes layer by layer (`layer_by_layer`) see `snt.layer_scoring`. `begin` is what an
     earlier run got from the first of these batches. `on_layer` gets the number of prompts after
     each (batch, layer), for a progress bar; `on_batch` what has been found so far. Where the memory
     does not hold a batch it goes in halves, and all later ones with it, which is told to `say`;
@@ -140,23 +130,18 @@ def detect_scores(
     """
     begin = begin or Tally()
     started = time.perf_counter()
-    collector = _Collector(
-        Importances(importance, tuple(kinds), positions),
-        beginning is not None,
-        on_layer,
-        on_batch,
-        begin,
-        sum(len(batch.real) for batch in batches) if rows is None else rows,
-    )
-    parts, rest = 1, batches[begin.batches :]
-    while rest:
-        divided = [in_parts(batch, parts) for batch in _after(beginning, rest)]
-        collector.start(list(map(len, divided)))
-        pieces = [piece for batch in divided for piece in batch]
-        if ran(partial(model.observe, pieces, collector, beginning)):
-            break
-        rest = batches[collector.tally.batches :]
-        parts = more_parts(parts, rest, say)
+    measured = Importances(importance, tuple(kinds), positions)
+    rows = sum(len(batch.real) for batch in batches) if rows is None else rows
+    words = (measured, beginning is not None, on_layer, on_batch, begin, rows)
+    rest = batches[begin.batches :]
+    collector: LayerCollector | _Collector
+    if getattr(model, "layer_by_layer", False):
+        collector = LayerCollector(*words)
+        if rest:
+            observe_layers(model, _after(beginning, rest), collector, beginning)
+    else:
+        collector = _Collector(*words)
+        _observe(model, rest, collector, beginning, say)
     seconds = time.perf_counter() - started
     tally = collector.tally
     if tally.batches != len(batches):
@@ -167,17 +152,23 @@ def detect_scores(
     return Detected(tally.scores, seconds - collector.seconds, tally.dropped)
 
 
-def check_dropped(dropped: int, rows: int, dtype: str) -> None:
-    """Raise TooManyDropped when `dropped` is more than 1% of `rows`."""
-    if dropped * 100 <= rows:
-        return
-    remedy = (
-        "its weights may be damaged" if dtype == "float32" else "detect again with --dtype float32"
-    )
-    raise TooManyDropped(
-        f"{dropped} of {rows} prompts have importances that are not finite, more than 1%: a layer "
-        f"of the model overflows in {dtype}; {remedy}"
-    )
+def _observe(
+    model: LoadedModel,
+    batches: Sequence[Batch],
+    collector: _Collector,
+    beginning: Tensor | None,
+    say: Callable[[str], None] | None,
+) -> None:
+    """Show all batches; where the memory does not hold one, from it on in halves."""
+    parts, rest, before = 1, batches, collector.tally.batches
+    while rest:
+        divided = [in_parts(batch, parts) for batch in _after(beginning, rest)]
+        collector.start(list(map(len, divided)))
+        pieces = [piece for batch in divided for piece in batch]
+        if ran(partial(model.observe, pieces, collector, beginning)):
+            break
+        rest = batches[collector.tally.batches - before :]
+        parts = more_parts(parts, rest, say)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from snt.anatomy import Anatomy
 from snt.backend import Batch
 from snt.errors import FormatError, MismatchError, RequestError
 from snt.scores_files import ScoresFile, load_scores, save_scores
-from snt.scoring import Tally
+from snt.tally import Tally
 
 # A killed process loses at most so many seconds of work, and a batch.
 SAVE_SECONDS = 30.0
@@ -58,8 +58,11 @@ class Checkpoint:
     settings: Mapping[str, Any]
     rows: Sequence[int]
     latest: Tally = field(default_factory=Tally)
-    saved_batches: int = 0
+    saved: Tally = field(init=False)
     saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.saved = self.latest
 
     def resume(self) -> Tally:
         """What an earlier run found, or nothing yet.
@@ -69,11 +72,12 @@ class Checkpoint:
         """
         if not self.path.is_file():
             return Tally()
-        file = load_scores(self.path)
+        file = load_scores(self.path, some_layers=True)
         try:
             held = file.provenance[KEY]
             theirs, batches = dict(held["settings"]), int(held["batches"])
             dropped = tuple((int(batch), int(row)) for batch, row in held["dropped"])
+            layers = tuple(map(int, held.get("layers", ())))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{self.path} is no unfinished detection; leave --resume out"
@@ -88,10 +92,12 @@ class Checkpoint:
                 f"the detection in {self.path.parent} was begun with other settings: "
                 f"{'; '.join(differing)}. Give the same, or leave --resume out to begin again"
             )
-        if sum(self.rows[: max(0, batches)]) != file.prompts + len(dropped):
+        rows = self.rows if layers else self.rows[: max(0, batches)]
+        found = {layer for layer, _ in file.scores.places}
+        whole = set(layers or range(self.anatomy.layers))
+        if sum(rows) != file.prompts + len(dropped) or found != whole:
             raise FormatError(f"{self.path} is damaged; leave --resume out to begin again")
-        self.latest = Tally(file.scores, batches, dropped)
-        self.saved_batches = batches
+        self.latest = self.saved = Tally(file.scores, batches, dropped, layers)
         return self.latest
 
     def on_batch(self, tally: Tally) -> None:
@@ -103,12 +109,13 @@ class Checkpoint:
     def save(self) -> None:
         """Write what has been found, atomically; nothing when nothing is new."""
         tally = self.latest
-        if tally.batches == self.saved_batches:
+        if tally is self.saved:
             return
         progress = {
             "settings": dict(self.settings),
             "batches": tally.batches,
             "dropped": [list(one) for one in tally.dropped],
+            **({"layers": list(tally.layers)} if tally.layers else {}),
         }
         save_scores(ScoresFile(self.anatomy, tally.scores, {KEY: progress}), self.path)
-        self.saved_batches, self.saved_at = tally.batches, time.monotonic()
+        self.saved, self.saved_at = tally, time.monotonic()

@@ -18,7 +18,8 @@ from snt.backend import get_backend
 from snt.errors import RunFailure
 from snt.masks import load_mask
 from snt.scores_files import load_scores
-from snt.scoring import Tally, TooManyDropped, detect_scores, group_by_length, length_groups
+from snt.scoring import detect_scores, group_by_length, length_groups
+from snt.tally import Tally, TooManyDropped
 
 BAD = "~"  # the token on which the second layer overflows in float16
 

@@ -24,7 +24,8 @@ from snt.opening import ModelChoice, open_model
 from snt.progress import Silence
 from snt.scores_files import load_scores, save_scores
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import Tally, _Collector, detect_scores
+from snt.scoring import _Collector, detect_scores
+from snt.tally import Tally
 from snt.tensor_files import read_tensors, write_tensors
 from snt.unfinished import plan_digest, unfinished_directory
 

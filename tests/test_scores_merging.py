@@ -16,7 +16,7 @@ from snt.mask_cutting import Cut, cut_mask
 from snt.scores import NeuronScores, Scores
 from snt.scores_files import ScoresFile
 from snt.scores_merging import NamedScores, merged
-from snt.scoring import TooManyDropped
+from snt.tally import TooManyDropped
 
 ANATOMY = Anatomy("llama", 2, 16, 24, 4, 2, 4)
 CORPUS = {"name": "bad.txt", "rows": 12, "sha256": "c0"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from snt.backend import LazyBackend
+from snt.backend import LazyBackend, ModelSize
 
 full = LazyBackend(
     "full",
@@ -53,4 +53,19 @@ fsdp = LazyBackend(
         size.parameters * item // int(os.environ.get("WORLD_SIZE", "1"))
         + size.in_layers * item // size.layers
     ),
+)
+
+
+def _one_layer(size: ModelSize, item: int) -> int:
+    """A layer in the precision of the computation, and the next as it is stored."""
+    stored = size.stored / size.parameters
+    return int(size.in_layers / size.layers * (item + stored))
+
+
+streaming = LazyBackend(
+    "streaming",
+    "one layer in memory at a time, for models larger than memory; detects and measures",
+    "snt_backends.streaming",
+    abilities=("detect", "score", "patch"),
+    held_bytes=_one_layer,
 )

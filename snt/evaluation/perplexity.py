@@ -11,6 +11,7 @@ import torch
 from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
+from snt.final_states import final_states
 from snt.halving import Halving
 from snt.objective import right_padded
 from snt.processes import dealt, each, sharers
@@ -48,11 +49,11 @@ def perplexity(
     nats, halving = [0.0] * len(ids), Halving(say)
     order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
     among = sharers(model)
-    for start in dealt(range(0, len(order), batch_size), among):
-        numbers = order[start : start + batch_size]
-        batch = right_padded([ids[n] for n in numbers], chat.pad_id)
+    whole = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    groups = dealt(whole, among)
+    batches = [right_padded([ids[n] for n in numbers], chat.pad_id) for numbers in groups]
+    for numbers, hidden in zip(groups, final_states(model, batches, halving), strict=True):
         with torch.inference_mode():
-            hidden = halving.hidden(model, batch)
             for row, number in enumerate(numbers):
                 tokens = torch.tensor(ids[number][1:], device=hidden.device)
                 # In pieces: the logits of a whole text would outweigh all else that is held.

@@ -19,6 +19,7 @@ import torch
 from snt.backend import LoadedModel
 from snt.chat import Chat
 from snt.errors import RequestError
+from snt.final_states import final_states
 from snt.halving import Halving
 from snt.objective import right_padded
 from snt.processes import dealt, each, sharers
@@ -133,9 +134,13 @@ def refusal_log_odds(
     steps: list[dict[Tokens, Mapping[int, float]]] = [{} for _ in ids]
     halving = Halving(say)
     among = sharers(model)
-    for start in dealt(range(0, len(asked), batch_size), among):
-        chosen = asked[start : start + batch_size]
-        batch = right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
+    whole = [asked[at : at + batch_size] for at in range(0, len(asked), batch_size)]
+    groups = dealt(whole, among)
+    batches = [
+        right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
+        for chosen in groups
+    ]
+    for chosen, hidden in zip(groups, final_states(model, batches, halving), strict=True):
         # (row of the batch, position of its last token) of every beginning that is read here.
         wanted = [
             (at, len(ids[number]) - 1 + len(prefix), number, prefix)
@@ -144,7 +149,6 @@ def refusal_log_odds(
             if owner == row
         ]
         with torch.inference_mode():
-            hidden = halving.hidden(model, batch)
             rows = torch.tensor([item[0] for item in wanted], device=hidden.device)
             positions = torch.tensor([item[1] for item in wanted], device=hidden.device)
             logits = model.logits(hidden[rows, positions])

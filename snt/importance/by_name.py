@@ -71,6 +71,10 @@ class Importances:
         name = "exact" if self.name == "fast" else self.name
         return self._measured(name, layer, batch, seen, model)
 
+    def forget(self) -> None:
+        """Drop what is kept of the weights, where their layers will not come again."""
+        self._kept.clear()
+
     def _measured(
         self, name: str, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
     ) -> dict[str, Tensor]:
