@@ -100,7 +100,7 @@ def join() -> World:
         return here
     import torch
     import torch.distributed as dist
-    from accelerate import PartialState
+    from accelerate.state import PartialState
 
     if not dist.is_initialized():
         on_gpu = torch.cuda.is_available()

@@ -134,8 +134,8 @@ def refusal_log_odds(
     steps: list[dict[Tokens, Mapping[int, float]]] = [{} for _ in ids]
     halving = Halving(say)
     among = sharers(model)
-    whole = [asked[at : at + batch_size] for at in range(0, len(asked), batch_size)]
-    groups = dealt(whole, among)
+    every = [asked[at : at + batch_size] for at in range(0, len(asked), batch_size)]
+    groups = dealt(every, among)
     batches = [
         right_padded([[*ids[n], *tree.rows[r]] for n, r in chosen], chat.pad_id)
         for chosen in groups
