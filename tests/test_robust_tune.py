@@ -114,7 +114,7 @@ def test_finished_work_is_not_done_again(place: Path, whole: dict[str, Any]) -> 
     import snt.opening as opening
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(opening, "get_backend", None)  # nothing may load a model
+        patched.setattr(opening, "choose", None)  # nothing may load a model
         again = report(run(place, "-o", "out", "--json", "-q"))
     assert again["reused"] == 9 and again["rows"] == whole["rows"]
     # One job lost: it alone is made again, to the same figures.

@@ -216,7 +216,8 @@ def test_a_missing_library_says_how_to_install_it(
 
 def test_a_recipe_takes_the_same_settings(place: Path) -> None:
     from snt.progress import Silence
-    from snt.recipes import _Run, load_recipe
+    from snt.recipe_steps import Steps
+    from snt.recipes import load_recipe
 
     (place / "r.yaml").write_text(
         "name: r\nmodel: ./pico\nseed: 5\ntune: {mask: m.safetensors}\n"
@@ -225,7 +226,7 @@ def test_a_recipe_takes_the_same_settings(place: Path) -> None:
     )
     recipe = load_recipe(str(place / "r.yaml"))
     assert recipe.eval is not None
-    settings = _Run(recipe, place, True, Silence())._settings(recipe.eval)
+    settings = Steps(recipe, place, True, Silence())._settings(recipe.eval)
     assert settings.tasks.limit == 3 and settings.tasks.seed == 5
     assert settings.jailbreak.gcg.steps == 2 and settings.jailbreak.gcg.seed == 5
     tuning = settings.for_tuning()
