@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from snt.place import Placing
 
 # Colours that stay apart for the colour-blind (Okabe and Ito 2008), and shapes beside them.
-_INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#F0E442")
+_INKS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A8A8A",
+    "#F0E442",
+    "#000000",
+)
 _SHAPES = ("circle", "square", "diamond", "triangle", "cross")
 _PANEL, _GAP, _TOP, _LEFT = 220, 34, 46, 54
 
