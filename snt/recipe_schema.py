@@ -45,7 +45,7 @@ class TuneStep(_Step):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(default=0.0, ge=0, lt=1)
     accumulate: int = Field(default=1, ge=1)
-    guard_every: int | None = Field(default=50, ge=1)
+    guard_every: int | None = Field(default=50, ge=0)
     max_over_refusal: float | None = Field(default=None, ge=0, le=1)
 
 

@@ -124,7 +124,7 @@ class Steps:
             data=step.data,
             retain=step.retain,
             retain_text=step.retain_text,
-            guard_every=step.guard_every,
+            guard_every=step.guard_every or None,
             max_over_refusal=step.max_over_refusal,
             output=self.patch,
             schedule=self._schedule(step),

@@ -94,7 +94,7 @@ def test_paired_in_simulation() -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(1, 60), st.floats(0, 0.99))
+@given(st.integers(1, 60), st.integers(0, 99).map(lambda percent: percent / 100))
 def test_more_prompts_show_less(n: int, share: float) -> None:
     few, many = paired_detectable(n, share), paired_detectable(4 * n + 20, share)
     assert 0 < many <= few <= 1
