@@ -27,11 +27,12 @@ from snt.processes import (
     wait_for_all,
 )
 from snt.progress import Progress
+from snt.resuming import unfinished_directory
 from snt.scores_files import ScoresFile, scores_path
 from snt.scores_merging import NamedScores, merged
 from snt.scoring import common_beginning, detect_scores, length_groups
 from snt.tally import Tally, TooManyDropped, check_dropped
-from snt.unfinished import Checkpoint, plan_digest, unfinished_directory
+from snt.unfinished import Checkpoint, plan_digest
 
 
 @dataclass(frozen=True)

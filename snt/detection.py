@@ -27,8 +27,9 @@ from snt.opening import ModelChoice, OpenModel, open_model
 from snt.preflight import detection_work
 from snt.processes import remove_tree
 from snt.progress import Progress, Silence
+from snt.resuming import unfinished_directory
 from snt.scores_files import save_scores
-from snt.unfinished import check_resumable, unfinished_directory
+from snt.unfinished import check_resumable
 from snt.verification import Verification, verification_path
 from snt.verification_arms import VerifySettings
 from snt.verified_detection import verify_detection

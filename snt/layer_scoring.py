@@ -68,21 +68,10 @@ class LayerCollector:
         if layer in self.done:
             return
         if self.has_beginning and not self.beginning:
-            self._begin(layer, batch, activations, model)
+            self.beginning = self.importances.of_beginning(layer, batch, activations, model)
         else:
             self._measure(layer, batch, activations, model)
         self.seconds += time.perf_counter() - started
-
-    def _begin(
-        self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
-    ) -> None:
-        """What all prompts begin with adds to every importance, as squares of a norm do."""
-        # Where only last positions count, a beginning has none of them.
-        counts = self.importances.positions.last is None
-        found = self.importances.once(layer, batch, activations, model) if counts else {}
-        for kind in self.importances.kinds:
-            none = torch.zeros(1, model.anatomy.size(kind), device=activations.key.device)
-            self.beginning[kind] = found.get(kind, none)
 
     def _measure(
         self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel

@@ -8,7 +8,6 @@ instead of one point. Finished arms are kept in a file, so that a stopped run go
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from snt import __version__, corpora
 from snt.atomic import check_writable, write_json, write_text
 from snt.corpora import TrainingPairs
 from snt.deltas import Deltas, digest_of, masked_slices
+from snt.digests import key_of
 from snt.errors import FormatError, MismatchError
 from snt.evaluation.measurement import Measurement, measure
 from snt.evaluation.refusal_odds import refusal_log_odds, tree_of
@@ -274,10 +274,7 @@ def _key(opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, arm: 
     """A digest of all that an arm's result depends on: the neurons, and what all arms share."""
     shared = {key: value for key, value in settings.as_json().items() if key not in _WHICH}
     neurons = [[*place, found.tolist()] for place, found in sorted(arm.mask.neurons.items())]
-    text = json.dumps(
-        [opened.describe(), shared, pairs.sha256, neurons], sort_keys=True, default=str
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return key_of(opened.describe(), shared, pairs.sha256, neurons)
 
 
 # What says which arms there are, and not what each of them is.

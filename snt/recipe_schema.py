@@ -168,6 +168,21 @@ class EvalStep(_Step):
         return gates
 
 
+def given_schedule(step: TuneStep | PlaceStep | RobustStep) -> dict[str, Any]:
+    """What a step says of its training, by the fields of `snt.training.Schedule`; no gaps."""
+    named: dict[str, Any] = {
+        "learning_rate": step.lr,
+        "epochs": step.epochs,
+        "batch": step.batch,
+        "retain_batch": step.retain_batch,
+        "retain_weight": step.retain_weight,
+    }
+    if isinstance(step, TuneStep):
+        named |= {"text_weight": step.text_weight, "shape": step.schedule}
+        named |= {"warmup": step.warmup, "accumulate": step.accumulate}
+    return {key: value for key, value in named.items() if value is not None}
+
+
 class InspectStep(_Step):
     """`snt inspect` of the mask."""
 

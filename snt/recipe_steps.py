@@ -15,6 +15,7 @@ from snt.recipe_schema import (
     PlaceStep,
     Recipe,
     TuneStep,
+    given_schedule,
 )
 
 
@@ -218,17 +219,7 @@ class Steps:
     def _schedule(self, step: TuneStep | PlaceStep) -> Any:
         from snt.training import Schedule
 
-        named: dict[str, Any] = {
-            "learning_rate": step.lr,
-            "epochs": step.epochs,
-            "batch": step.batch,
-        }
-        named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
-        if isinstance(step, TuneStep):
-            named |= {"text_weight": step.text_weight, "shape": step.schedule}
-            named |= {"warmup": step.warmup, "accumulate": step.accumulate}
-        given: Any = {key: value for key, value in named.items() if value is not None}
-        return Schedule(seed=self.recipe.seed, **given)
+        return Schedule(seed=self.recipe.seed, **given_schedule(step))
 
     def _common(self) -> dict[str, Any]:
         return {

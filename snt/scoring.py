@@ -13,9 +13,10 @@ from torch import Tensor
 
 from snt.anatomy import KINDS
 from snt.backend import Batch, LayerActivations, LoadedModel
+from snt.beginnings import WORTH, alike, worth
 from snt.errors import RequestError, RunFailure
 from snt.halving import in_parts, more_parts, ran
-from snt.importance.by_name import Importances
+from snt.importance.by_name import ADDING, Importances
 from snt.importance.positions import Positions
 from snt.layer_scoring import LayerCollector, observe_layers
 from snt.objective import right_padded
@@ -26,8 +27,6 @@ from snt.tally import Tally, check_dropped
 BATCH_PROMPTS = 8
 BATCH_TOKENS = 4096
 EVERY_POSITION = Positions()
-# Below this many tokens a beginning measured apart costs more than it saves.
-_WORTH = 8
 
 
 def length_groups(
@@ -71,7 +70,7 @@ def common_beginning(
     A chat template opens every prompt alike, and what causal attention does there depends on
     nothing else. Every prompt keeps a token of its own, and all that count of `positions`.
     """
-    if importance == "released-code" or sum(len(batch.real) for batch in batches) < 2:
+    if importance not in ADDING or sum(len(batch.real) for batch in batches) < 2:
         return None
     if not all(bool(batch.real[:, 0].all()) for batch in batches):
         return None
@@ -79,11 +78,10 @@ def common_beginning(
     length = len(first)
     for batch in batches:
         length = min(length, int(batch.real.sum(dim=1).min()) - (positions.last or 1))
-        if length < _WORTH:
+        if length < WORTH:
             return None
-        alike = (batch.input_ids[:, :length] == first[:length]).all(dim=0)
-        length = min(length, int(alike.long().cumprod(dim=0).sum()))
-    return first[:length] if length >= _WORTH else None
+        length = alike(torch.cat([first[None, :length], batch.input_ids[:, :length]]))
+    return first[:length] if worth(length) else None
 
 
 def _after(beginning: Tensor | None, batches: Sequence[Batch]) -> Sequence[Batch]:
@@ -203,7 +201,8 @@ class _Collector:
     ) -> None:
         started = time.perf_counter()
         if self.has_beginning and (layer, self.importances.kinds[0]) not in self.beginning:
-            self._begin(layer, batch, activations, model)
+            found = self.importances.of_beginning(layer, batch, activations, model)
+            self.beginning |= {(layer, kind): importance for kind, importance in found.items()}
             self.seconds += time.perf_counter() - started
             return
         # Each layer sees the batches in their order, so counting tells which one this is.
@@ -221,18 +220,6 @@ class _Collector:
         if sum(map(len, held.values())) == places * self.numbers.count(number):
             self._commit(number, model)
         self.seconds += time.perf_counter() - started
-
-    def _begin(
-        self, layer: int, batch: Batch, activations: LayerActivations, model: LoadedModel
-    ) -> None:
-        """What all prompts begin with adds to every importance, as squares of a norm do."""
-        # Where only last positions count, a beginning has none of them.
-        counts = self.importances.positions.last is None
-        found = self.importances.once(layer, batch, activations, model) if counts else {}
-        for kind in self.importances.kinds:
-            size = model.anatomy.size(kind)
-            none = torch.zeros(1, size, device=activations.key.device)
-            self.beginning[layer, kind] = found.get(kind, none)
 
     def _commit(self, number: int, model: LoadedModel) -> None:
         held = {place: torch.cat(found) for place, found in self.waiting.pop(number).items()}

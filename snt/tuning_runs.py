@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from snt.atomic import write_json
-from snt.errors import FormatError, MismatchError, RequestError
+from snt.errors import FormatError, RequestError
 from snt.processes import leads, remove_tree
+from snt.resuming import check_begun_alike
 
 _FILE = "settings.json"
-
-
-def checkpoint_directory(output: Path) -> Path:
-    """Where an unfinished tuning keeps its checkpoints: beside the patch it will become."""
-    return output.with_name(f"{output.name}.unfinished")
 
 
 def logs_directory(output: Path) -> Path:
@@ -51,16 +47,7 @@ def begin(work: Path, settings: Mapping[str, Any], resume: bool) -> None:
             f"{work / _FILE} is damaged; leave --resume out to begin again"
         ) from error
     mine = json.loads(json.dumps(flat))
-    differing = [
-        f"{name} was {theirs.get(name)!s:.40} and is {mine.get(name)!s:.40}"
-        for name in sorted(theirs.keys() | mine.keys())
-        if theirs.get(name) != mine.get(name)
-    ]
-    if differing:
-        raise MismatchError(
-            f"the tuning in {work} was begun with other settings: {'; '.join(differing)}. "
-            "Give the same, or leave --resume out to begin again"
-        )
+    check_begun_alike(f"the tuning in {work} was", theirs, mine)
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

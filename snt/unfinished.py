@@ -15,18 +15,14 @@ from typing import Any
 
 from snt.anatomy import Anatomy
 from snt.backend import Batch
-from snt.errors import FormatError, MismatchError, RequestError
+from snt.errors import FormatError, RequestError
+from snt.resuming import check_begun_alike
 from snt.scores_files import ScoresFile, load_scores, save_scores
 from snt.tally import Tally
 
 # A killed process loses at most so many seconds of work, and a batch.
 SAVE_SECONDS = 30.0
 KEY = "unfinished"
-
-
-def unfinished_directory(output: Path) -> Path:
-    """Where an unfinished detection keeps its scores: beside the mask it will become."""
-    return output.with_name(f"{output.name}.unfinished")
 
 
 def check_resumable(work: Path) -> None:
@@ -82,16 +78,7 @@ class Checkpoint:
             raise FormatError(
                 f"{self.path} is no unfinished detection; leave --resume out"
             ) from error
-        differing = [
-            f"{name} was {theirs.get(name)!s:.40} and is {self.settings.get(name)!s:.40}"
-            for name in sorted(theirs.keys() | self.settings.keys())
-            if theirs.get(name) != self.settings.get(name)
-        ]
-        if differing:
-            raise MismatchError(
-                f"the detection in {self.path.parent} was begun with other settings: "
-                f"{'; '.join(differing)}. Give the same, or leave --resume out to begin again"
-            )
+        check_begun_alike(f"the detection in {self.path.parent} was", theirs, self.settings)
         rows = self.rows if layers else self.rows[: max(0, batches)]
         found = {layer for layer, _ in file.scores.places}
         whole = set(layers or range(self.anatomy.layers))

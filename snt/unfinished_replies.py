@@ -15,15 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snt.errors import FormatError, MismatchError, RequestError, RunFailure
+from snt.errors import FormatError, RequestError, RunFailure
 from snt.processes import leads, remove_tree, wait_for_all
+from snt.resuming import check_begun_alike
 
 _KEY = "unfinished replies"
-
-
-def unfinished_directory(output: Path) -> Path:
-    """Where an unfinished evaluation keeps its replies: beside the report it will become."""
-    return output.with_name(f"{output.name}.unfinished")
 
 
 def check_resumable(work: Path) -> None:
@@ -94,16 +90,7 @@ class UnfinishedReplies:
             raise self._damaged(1, "not what decides the replies")
         # Through JSON and back, as the file's are.
         mine = json.loads(json.dumps(_flat(settings)))
-        differing = [
-            f"{name} was {theirs.get(name)!s:.40} and is {mine.get(name)!s:.40}"
-            for name in sorted(theirs.keys() | mine.keys())
-            if theirs.get(name) != mine.get(name)
-        ]
-        if differing:
-            raise MismatchError(
-                f"the replies in {self.path} were begun with other settings: "
-                f"{'; '.join(differing)}. Give the same, or leave --resume out to begin again"
-            )
+        check_begun_alike(f"the replies in {self.path} were", theirs, mine)
         found: list[str] = []
         size = None
         for number, row in enumerate(rows[1:], start=2):

@@ -16,11 +16,11 @@ from snt.memory import release
 from snt.opening import ModelChoice, OpenModel
 from snt.processes import remove_tree
 from snt.progress import Progress
+from snt.resuming import unfinished_directory
 from snt.scores import Scores
 from snt.scores_merging import NamedScores
 from snt.selection_rules import Selection
 from snt.stability import Half, Stability, stability_of
-from snt.unfinished import unfinished_directory
 from snt.verification import Verification, verify_mask
 from snt.verification_arms import VerifySettings
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,7 @@ RUN = "import sys; from snt.cli import main; main()"
 QUICK = ["--limit", "4", "--new-tokens", "4"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def offline() -> Iterator[None]:
-    """Nothing here may ask the Hub."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HF_HUB_OFFLINE", "1")
-        patched.setenv("COLUMNS", "100")
-        yield
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")

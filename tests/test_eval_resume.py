@@ -18,7 +18,8 @@ from snt_backends.full import FullModel
 from snt.errors import FormatError, MismatchError, RequestError
 from snt.evaluation.evaluate import evaluate
 from snt.evaluation.settings import Settings
-from snt.unfinished_replies import UnfinishedReplies, unfinished_directory
+from snt.resuming import unfinished_directory
+from snt.unfinished_replies import UnfinishedReplies
 
 FILES = ("baseline.jsonl", "completions.jsonl", "evaluation.html", "report.json")
 # 3 metrics of 5 prompts in batches of 4: four batches a model, perplexity after them.

@@ -15,6 +15,7 @@ from snt import unfinished
 from snt.detection import detect
 from snt.errors import FormatError, RunFailure
 from snt.layer_scoring import LayerCollector
+from snt.resuming import unfinished_directory
 from snt.scores_files import load_scores, save_scores
 from snt.scoring import detect_scores, group_by_length
 from snt.tally import Tally, TooManyDropped
@@ -152,7 +153,7 @@ def test_stopped_and_resumed_it_ends_the_same(directory: Path, tmp_path: Path) -
         kept = work / "corpus.scores.safetensors"
         assert kept.is_file() == (call >= 4)
         assert _detect(tmp_path, directory, into, resume=kept.is_file()) == whole
-    assert not unfinished.unfinished_directory(into / NAMES[0]).exists()
+    assert not unfinished_directory(into / NAMES[0]).exists()
 
 
 def test_a_damaged_checkpoint_of_layers(directory: Path, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from snt.detection import detect
 from snt.errors import FormatError, MismatchError, RequestError
 from snt.opening import ModelChoice, open_model
 from snt.progress import Silence
+from snt.resuming import unfinished_directory
 from snt.scores_files import load_scores, save_scores
 from snt.scores_merging import NamedScores, merged
 from snt.scoring import _Collector, detect_scores
 from snt.tally import Tally
 from snt.tensor_files import read_tensors, write_tensors
-from snt.unfinished import plan_digest, unfinished_directory
+from snt.unfinished import plan_digest
 
 NAMES = ("m.safetensors", "m.scores.safetensors", "m.against.scores.safetensors")
 

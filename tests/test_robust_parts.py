@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from snt.corpus_files import HubReference
+from snt.digests import key_of
 from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.perplexity import Perplexity
 from snt.evaluation.settings import Settings
@@ -23,7 +24,7 @@ from snt.robust.results import (
     stage_spread,
 )
 from snt.robust.settings import RobustSettings, TaskSchedule
-from snt.robust.stages import Stages, key_of
+from snt.robust.stages import Stages
 from snt.robust.task_data import load_task
 from snt.robust.verdicts import sentences
 from snt.training import Schedule

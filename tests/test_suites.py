@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,7 @@ from conftest import write_pico
 QUICK = ("--new-tokens", "4", "--json")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def offline() -> Iterator[None]:
-    """Nothing here may ask the Hub."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HF_HUB_OFFLINE", "1")
-        patched.setenv("COLUMNS", "100")
-        yield
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")

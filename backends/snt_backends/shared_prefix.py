@@ -14,19 +14,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from snt.backend import Batch
-
-# Below this many tokens a second pass through the model costs more than it saves.
-_WORTH = 8
+from snt.beginnings import alike, worth
 
 
 def shared_length(batch: Batch) -> int:
     """Tokens that all rows begin with, every row keeping at least one of its own; 0 if too few."""
     if len(batch.real) < 2 or not bool(batch.real[:, 0].all()):
         return 0
-    alike = (batch.input_ids == batch.input_ids[:1]).all(dim=0) & batch.real.all(dim=0)
-    length = int(alike.long().cumprod(dim=0).sum())
-    length = min(length, int(batch.real.sum(dim=1).min()) - 1)
-    return length if length >= _WORTH else 0
+    whole = int(batch.real.all(dim=0).long().cumprod(dim=0).sum())
+    shortest = int(batch.real.sum(dim=1).min())
+    return worth(min(alike(batch.input_ids), whole, shortest - 1))
 
 
 def repeated(beginning: DynamicCache, rows: int) -> DynamicCache:
@@ -48,9 +45,7 @@ def common_beginning(batch: Batch) -> int:
     first = real.argmax(dim=1, keepdim=True)
     ahead = torch.arange(shortest, device=real.device)
     starts = batch.input_ids.gather(1, first + ahead)
-    alike = (starts == starts[:1]).all(dim=0)
-    length = min(int(alike.long().cumprod(dim=0).sum()), shortest - 1)
-    return length if length >= _WORTH else 0
+    return worth(min(alike(starts), shortest - 1))
 
 
 def hidden_states(decoder: Any, batch: Batch) -> Tensor:

@@ -21,6 +21,17 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Data = Annotated[
+    str, typer.Option("--data", help="Requests and their refusals: built-in name or file.")
+]
+Retain = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retain",
+        help="Prompts whose answers must stay; may be repeated, `none` for none. "
+        "Default: harmless/tune and lookalike/tune.",
+    ),
+]
 Backend = Annotated[
     str | None, typer.Option("--backend", help="What holds the weights (`snt backends`).")
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,17 +66,8 @@ def robust_tune(
         typer.Option("--arms", help="Some of undefended, sn, rsn, random; -freeze after a name."),
     ] = ARMS,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds with commas between.")] = "0",
-    data: Annotated[
-        str, typer.Option("--data", help="Requests and their refusals: built-in name or file.")
-    ] = "refusals/tune",
-    retain: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--retain",
-            help="Prompts whose answers must stay; may be repeated, `none` for none. "
-            "Default: harmless/tune and lookalike/tune.",
-        ),
-    ] = None,
+    data: options.Data = "refusals/tune",
+    retain: options.Retain = None,
     lr: Annotated[
         float | None, typer.Option("--lr", help="Learning rate of the safety tuning.")
     ] = None,
@@ -193,7 +182,7 @@ def robust_tune(
         dtype=dtype,
         system=system,
         offline=offline,
-        command=shlex.join(["snt", *(word.rpartition("/")[2] for word in sys.argv[1:])]),
+        command=options.typed_command(),
         progress=out,
     )
     out.result(found.as_json(), *robust_tables(found))

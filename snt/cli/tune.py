@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,17 +16,8 @@ def tune(
     mask: Annotated[
         Path | None, typer.Option("--mask", help="Neurons to tune, from `snt detect`.")
     ] = None,
-    data: Annotated[
-        str, typer.Option("--data", help="Requests and their refusals: built-in name or file.")
-    ] = "refusals/tune",
-    retain: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--retain",
-            help="Prompts whose answers must stay; may be repeated, `none` for none. "
-            "Default: harmless/tune and lookalike/tune.",
-        ),
-    ] = None,
+    data: options.Data = "refusals/tune",
+    retain: options.Retain = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate; default 0.002.")] = None,
     epochs: Annotated[
         float | None, typer.Option("--epochs", help="Passes over --data; default 4.")
@@ -169,7 +158,7 @@ def tune(
         gradient_checkpointing=gradient_checkpointing,
         report_to=_named(report_to or []),
         offline=offline,
-        command=shlex.join(["snt", *map(_without_folder, sys.argv[1:])]),
+        command=options.typed_command(),
         progress=out,
     )
     out.result(tuned.as_json(), *tuning_table(tuned))
@@ -177,8 +166,3 @@ def tune(
 
 def _named(names: list[str]) -> list[str]:
     return [name for name in names if name != "none"]
-
-
-def _without_folder(word: str) -> str:
-    """A patch is shared: its record of the command must not tell where things lie here."""
-    return Path(word).name if word.startswith(("/", "~")) else word

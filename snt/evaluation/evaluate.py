@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from snt.atomic import check_writable, sha256_of
+from snt.corpora import Corpus
 from snt.errors import RequestError
 from snt.evaluation.compared import (
     ComparedModel,
@@ -30,12 +31,12 @@ from snt.model_refs import resolve
 from snt.opening import ModelChoice, opened, patch_directory
 from snt.preflight import evaluation_work
 from snt.progress import Progress, Silence
+from snt.resuming import unfinished_directory
 from snt.unfinished_replies import (
     UnfinishedReplies,
     check_resumable,
     clear,
     kept,
-    unfinished_directory,
 )
 
 BASE = "base"
@@ -111,7 +112,7 @@ def evaluate(
     others: list[ComparedModel] = []
     with kept(work):
         measured, name, description = _run(
-            *(choice, settings, deactivate, _saved(patch, "after")),
+            *(choice, settings, chosen, deactivate, _saved(patch, "after")),
             UnfinishedReplies(work / "completions.jsonl"),
             progress,
             # What a stopped run left goes only when the work that takes its place begins.
@@ -119,14 +120,14 @@ def evaluate(
         )
         if baseline is not None:
             other, other_name, other_told = _run(
-                *(replace(choice, ref=ref), settings, None, _saved(patch, "before")),
+                *(replace(choice, ref=ref), settings, chosen, None, _saved(patch, "before")),
                 UnfinishedReplies(work / "baseline.jsonl"),
                 progress,
             )
         for number, ((asked, one), origin) in enumerate(zip(named, origins[1:], strict=True), 1):
             theirs = patch_directory(one)
             found, model_name, told = _run(
-                *(replace(choice, ref=one), settings, None, _saved(theirs, "after")),
+                *(replace(choice, ref=one), settings, chosen, None, _saved(theirs, "after")),
                 UnfinishedReplies(work / replies_file(number)),
                 progress,
             )
@@ -158,6 +159,7 @@ def evaluate(
 def _run(
     choice: ModelChoice,
     settings: Settings,
+    chosen: Mapping[str, Corpus],
     deactivate: Path | None,
     reuse: list[Completion],
     unfinished: UnfinishedReplies,
@@ -169,9 +171,8 @@ def _run(
 
     mask = load_mask(deactivate) if deactivate is not None else None
     with ExitStack() as stack:
-        chosen = settings.chosen(choice.offline).items()
         work = evaluation_work(
-            chosen, settings.new_tokens, settings.batch_size, changed=mask is not None
+            chosen.items(), settings.new_tokens, settings.batch_size, changed=mask is not None
         )
         held = stack.enter_context(opened(choice, work=work, progress=progress))
         if mask is not None and deactivate is not None:

@@ -34,6 +34,8 @@ from snt.importance.released_code import (
 from snt.importance.value import value_gram, value_importance
 
 IMPORTANCES = ("exact", "fast", "paper", "released-code")
+# Those that are norms over positions: parts of a prompt add as squares.
+ADDING = ("exact", "fast", "paper")
 
 
 @dataclass
@@ -64,10 +66,17 @@ class Importances:
         """
         return self._measured(self.name, layer, batch, seen, model)
 
-    def once(
+    def of_beginning(
         self, layer: int, batch: Batch, seen: LayerActivations, model: LoadedModel
     ) -> dict[str, Tensor]:
-        """The same of what is measured once for all prompts: there an estimate saves nothing."""
+        """(1, neurons) of every kind, of the tokens that all prompts begin with.
+
+        They add to every prompt's importance as squares of a norm do (`ADDING`). Measured once, so
+        that an estimate would save nothing. Where only last positions count, there are none.
+        """
+        if self.positions.last is not None:
+            sizes = {kind: model.anatomy.size(kind) for kind in self.kinds}
+            return {kind: seen.key.new_zeros(1, size) for kind, size in sizes.items()}
         name = "exact" if self.name == "fast" else self.name
         return self._measured(name, layer, batch, seen, model)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from snt.recipes import RecipeRun
 from snt.report.detection import detection_table
-from snt.report.evaluation import comparison_table, measurement_table
+from snt.report.evaluation import comparison_table
 from snt.report.figures import duration, gigabytes, percent
 from snt.report.inspection import render
 
@@ -56,9 +56,8 @@ def recipe_tables(run: RecipeRun) -> list[RenderableType]:
         share = f", {percent(size, 2)} of its parameters tuned"
     if "eval" in results:
         found = results["eval"]
-        if found.baseline is None:
-            shown.append(measurement_table(found.measured, found.model))
-        else:
+        # The step always measures the model that the patch is for.
+        if found.baseline is not None:
             title = f"{found.baseline_model}{share}: before and after"
             names = ("before", "after")
             shown.append(comparison_table(found.baseline, found.measured, title, names))

@@ -16,6 +16,7 @@ from snt import corpora
 from snt.atomic import sha256_of, whole_directory
 from snt.chat import Chat
 from snt.deltas import Deltas
+from snt.digests import key_of
 from snt.evaluation.completions import Completion
 from snt.evaluation.measurement import made_by_of, measure
 from snt.masks import load_mask
@@ -28,7 +29,7 @@ from snt.robust.identity import Identity
 from snt.robust.masks import ArmMasks
 from snt.robust.results import TASK_CORRECT, StageResult
 from snt.robust.settings import RobustSettings
-from snt.robust.stages import Stages, key_of
+from snt.robust.stages import Stages
 from snt.robust.task_data import Task
 from snt.robust.task_scoring import TaskScore, score_task
 from snt.robust.task_training import fine_tune, merge_deltas, whole_model

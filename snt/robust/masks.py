@@ -12,13 +12,14 @@ from snt import corpora
 from snt.anatomy import Anatomy
 from snt.atomic import sha256_of
 from snt.detection import detect
+from snt.digests import key_of
 from snt.errors import MismatchError, RequestError
 from snt.mask_making import mask_from_scores
 from snt.masks import NeuronMask, load_mask, save_mask
 from snt.random_masks import random_like
 from snt.robust.arms import Arm
 from snt.robust.settings import RobustSettings
-from snt.robust.stages import Stages, key_of
+from snt.robust.stages import Stages
 from snt.scores_files import scores_path
 
 FOUNDATION_CORPUS = "harmless/detect"

@@ -7,7 +7,7 @@ from typing import Any
 
 from snt.evaluation.judges import judge_list
 from snt.evaluation.settings import Settings
-from snt.recipe_schema import Recipe, RobustStep
+from snt.recipe_schema import Recipe, RobustStep, given_schedule
 from snt.robust.settings import RobustSettings, TaskSchedule
 from snt.robust.task_data import load_task
 from snt.robust.workflow import RobustRun, robust_tune
@@ -48,11 +48,8 @@ def run_step(
 
 def settings_of(step: RobustStep) -> RobustSettings:
     """What a step says, its schedules' gaps filled with their defaults."""
-    named = {"learning_rate": step.lr, "epochs": step.epochs, "batch": step.batch}
-    named |= {"retain_batch": step.retain_batch, "retain_weight": step.retain_weight}
-    given: Any = {key: value for key, value in named.items() if value is not None}
     return RobustSettings(
-        tuning=Schedule(**given),
+        tuning=Schedule(**given_schedule(step)),
         evaluate=Settings(
             judges=judge_list([step.judge]),
             new_tokens=step.new_tokens,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +12,6 @@ from snt.atomic import write_json
 from snt.errors import FormatError
 from snt.evaluation.completions import Completion, write_completions
 from snt.robust.results import StageResult
-
-
-def key_of(*parts: Any) -> str:
-    """A digest of JSON values, the same for equal ones."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
