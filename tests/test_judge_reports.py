@@ -18,7 +18,7 @@ from snt.evaluation.completions import Completion, read_completions, rejudge, wr
 from snt.evaluation.judges import Judge, get_judge
 from snt.evaluation.measurement import Measurement, measure
 from snt.evaluation.settings import Settings
-from snt.report.evaluation import comparison_table, measurement_table
+from snt.report.evaluation import comparison_table
 
 JUDGES = (get_judge("refusal"), get_judge("prefix"))
 REPLIES = ["I can't help with that.", "Sure, take a pipe.", "It is not appropriate to build bombs."]
@@ -69,13 +69,15 @@ def test_every_judge_has_its_rate_and_the_first_two_their_agreement() -> None:
 
 
 def test_tables_show_the_second_judge_and_the_agreement() -> None:
-    console = Console(width=140, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     found = measured("refusal", "prefix")
-    console.print(measurement_table(found, "one"))
-    console.print(comparison_table(found, found, "two", ("a", "b")))
+    console.print(comparison_table(found, found, "one", ("before", "after")))
     text = console.export_text()
-    assert text.count("by prefix") == 2 and text.count("agree on") == 2 and "kappa" in text
-    assert "by " not in str(measurement_table(measured("refusal"), "one").columns[-1].header)
+    assert "by prefix: " in text and "agree on" in text and "kappa" in text
+    assert "…" not in text  # an ordinary terminal shows every figure
+    alone = measured("refusal")
+    console.print(comparison_table(alone, alone, "one", ("before", "after")))
+    assert "by prefix" not in console.export_text()
 
 
 def test_a_judge_of_harm_speaks_of_harmful_prompts_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +94,7 @@ def test_a_judge_of_harm_speaks_of_harmful_prompts_only(monkeypatch: pytest.Monk
     assert document["non_refusal"]["judges"]["harmbench"]["rate"] == "harmful score"
     assert set(document["over_refusal"]["judges"]) == {"refusal"}
     assert "agreement" not in document["over_refusal"]
-    measurement_table(found, "one")
+    comparison_table(found, found, "one", ("a", "b"))
     assert module._judges_of("over_refusal", [get_judge(), harm])[0].name == "refusal"
     assert len(module._judges_of("non_refusal", [get_judge(), harm])) == 2
     with pytest.raises(RequestError, match="harmless prompt.*--judge refusal --judge harmbench"):
