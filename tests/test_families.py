@@ -20,6 +20,7 @@ from snt.anatomy import KINDS, Slice, anatomy_of
 from snt.backend import Batch
 from snt.errors import RequestError
 from snt.importance.positions import Positions
+from snt.scores import Scores
 from snt.scoring import common_beginning, detect_scores
 
 # Tokens of each prompt, and whether its padding is on the left; one token alone changes nothing in
@@ -137,14 +138,36 @@ def _oracle(
     return found
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("scale", [0.1, 0.6, 3.0])
-def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
-    model = family_model(model_type, scale)
+def _in_double(model: Any, model_type: str) -> FullModel:
+    """The same model for the oracle: float64, attention and experts by definition."""
     exact = full(copy.deepcopy(model).double())
     exact.model.set_attn_implementation("oracle")
     if model_type in MIXTURES:
         exact.model.set_experts_implementation("eager")
+    return exact
+
+
+def _assert_close(
+    scores: Scores, oracle: dict[Any, tuple[torch.Tensor, torch.Tensor]], rows: slice
+) -> None:
+    """The scores of some rows of the oracle's batch, every neuron of every place."""
+    assert scores.places.keys() == oracle.keys()
+    for place, (expected, whole) in oracle.items():
+        torch.testing.assert_close(
+            scores.places[place].minimum.double(),
+            expected[rows].amin(dim=0),
+            rtol=1e-4,
+            # What a float32 forward rounds differs between processors.
+            atol=3e-6 * float(whole[rows].max()),
+            msg=lambda text, place=place: f"{place}, {rows}: {text}",
+        )
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("scale", [0.1, 0.6, 3.0])
+def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
+    model = family_model(model_type, scale)
+    exact = _in_double(model, model_type)
     # At scale 3 attention is so sharp that a float32 forward is itself off by more than the
     # tolerance by the second layer, so there the same float64 forward feeds both sides.
     measured = exact if scale == 3.0 else full(model)
@@ -160,24 +183,13 @@ def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
             *((slice(i, i + 1), b) for i, b in enumerate(single)),
         ]:
             scores = detect_scores(measured, [part]).scores
-            assert scores.places.keys() == oracle.keys()
-            for place, (expected, whole) in oracle.items():
-                torch.testing.assert_close(
-                    scores.places[place].minimum.double(),
-                    expected[rows].amin(dim=0),
-                    rtol=1e-4,
-                    atol=1e-6 * float(whole[rows].max()),
-                    msg=lambda text, place=place, rows=rows: f"{place}, {rows}: {text}",
-                )
+            _assert_close(scores, oracle, rows)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_common_beginning_changes_nothing(model_type: str) -> None:
     model = family_model(model_type, 0.6)
-    exact = full(copy.deepcopy(model).double())
-    exact.model.set_attn_implementation("oracle")
-    if model_type in MIXTURES:
-        exact.model.set_experts_implementation("eager")
+    exact = _in_double(model, model_type)
     batch = batch_of(((14, False), (11, False), (10, False)), width=14)
     batch.input_ids[:, :9] = batch.input_ids[0, :9]
     with torch.no_grad():
@@ -185,23 +197,13 @@ def test_a_common_beginning_changes_nothing(model_type: str) -> None:
     beginning = common_beginning([batch])
     assert beginning is not None and len(beginning) == 9
     scores = detect_scores(full(model), [batch], beginning=beginning).scores
-    for place, (expected, whole) in oracle.items():
-        torch.testing.assert_close(
-            scores.places[place].minimum.double(),
-            expected.amin(dim=0),
-            rtol=1e-4,
-            atol=1e-6 * float(whole.max()),
-            msg=lambda text, place=place: f"{place}: {text}",
-        )
+    _assert_close(scores, oracle, slice(None))
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen3", "olmo2", "mixtral"])
 def test_the_last_positions_alone(model_type: str) -> None:
     model = family_model(model_type, 0.6)
-    exact = full(copy.deepcopy(model).double())
-    exact.model.set_attn_implementation("oracle")
-    if model_type in MIXTURES:
-        exact.model.set_experts_implementation("eager")
+    exact = _in_double(model, model_type)
     batch = batch_of(_LONG)
     counted = torch.zeros_like(batch.real)
     for row, (length, left) in enumerate(_LONG):
@@ -210,14 +212,7 @@ def test_the_last_positions_alone(model_type: str) -> None:
     with torch.no_grad():
         oracle = _oracle(exact, batch, counted)
     scores = detect_scores(full(model), [batch], positions=Positions.parse("last=3")).scores
-    for place, (expected, whole) in oracle.items():
-        torch.testing.assert_close(
-            scores.places[place].minimum.double(),
-            expected.amin(dim=0),
-            rtol=1e-4,
-            atol=1e-6 * float(whole.max()),
-            msg=lambda text, place=place: f"{place}: {text}",
-        )
+    _assert_close(scores, oracle, slice(None))
 
 
 def test_positions_that_are_none_are_refused() -> None:

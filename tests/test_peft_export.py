@@ -86,9 +86,9 @@ def test_peft_gives_the_patched_model(tmp_path: Path, family: str, uniform: bool
         with_deltas = _logits(base)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
     found = _logits(loaded)
-    assert torch.equal(found, with_deltas)
-    # At most 1.7e-6 of the largest logit here.
-    assert float((found - with_weights).abs().max()) <= 3e-6 * float(with_weights.abs().max())
+    # Products of other widths sum in another order: none on some processors, 1.7e-6 on others.
+    for same in (with_deltas, with_weights):
+        assert float((found - same).abs().max()) <= 3e-6 * float(same.abs().max())
     assert float((found - plain).abs().max()) > 1e-3
     merged = loaded.merge_and_unload().state_dict()
     assert merged.keys() == wanted.keys()
