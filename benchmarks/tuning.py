@@ -44,11 +44,13 @@ class Side:
     note: str = ""
 
 
-def random_mask(anatomy: Anatomy, parameters: int, share: float = SHARE) -> NeuronMask:
+def random_mask(
+    anatomy: Anatomy, parameters: int, share: float = SHARE, seed: int = 0
+) -> NeuronMask:
     """Random neurons, as large a share of every kind in every layer: `share` of the model."""
     weights = {kind: anatomy.size(kind) * anatomy.neuron_parameters(kind) for kind in KINDS}
     part = share * parameters / (anatomy.layers * sum(weights.values()))
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(seed)
     neurons = {}
     for layer in range(anatomy.layers):
         for kind in KINDS:

@@ -36,15 +36,16 @@ _SCORES_BYTES = 300
 class Work:
     """What is asked of a backend: its abilities, and how much of each.
 
-    `tokens` go through the decoder once, `trained` forward and backward; `at_once` of them in one
-    batch of at most `rows` rows. `replies` of `new_tokens` each, after prompts of `longest` tokens.
-    `trainable` entries of deltas. `importance` is set for a detection, `checkpointing`
-    where the backward pass computes a layer again.
+    `tokens` go through the decoder once, `trained` forward and backward; `at_once` of the former
+    in one batch of at most `rows` rows, `backward_at_once` of the latter. `replies` of `new_tokens`
+    each, after prompts of `longest` tokens. `trainable` entries of deltas. `importance` is set for
+    a detection, `checkpointing` where the backward pass computes a layer again.
     """
 
     needs: tuple[str, ...] = ()
     tokens: int = 0
     trained: int = 0
+    backward_at_once: int = 0
     trainable: int = 0
     replies: int = 0
     new_tokens: int = 0
@@ -127,10 +128,14 @@ def tuning_work(
     lengths: Sequence[int],
     measured: Work | None = None,
     checkpointing: bool = False,
+    *,
+    trained_rows: int,
+    answered_rows: int,
 ) -> Work:
-    """`rows` trained in all, of texts with `lengths` tokens, and what is `measured` around it.
+    """`rows` trained in all, of prompts with `lengths` tokens, and what is `measured` around it.
 
-    Rows are trained 16 at a time. The measurement is made before and after.
+    `trained_rows` go forward and backward at once, and the model answers `answered_rows` before.
+    The measurement is made before and after. Plain texts are within what so many rows take.
     """
     base, longest = measured or Work(), max(lengths)
     return replace(
@@ -140,7 +145,8 @@ def tuning_work(
         replies=2 * base.replies,
         trained=rows * sum(lengths) // len(lengths),
         trainable=trainable,
-        at_once=max(16 * longest, base.at_once),
+        at_once=max(answered_rows * longest, base.at_once),
+        backward_at_once=trained_rows * longest,
         longest=max(longest, base.longest),
         checkpointing=checkpointing,
     )
@@ -162,8 +168,9 @@ def memory_of(size: ModelSize, work: Work, weights: int, item: int) -> Memory:
         kept = (12 * size.d_model + 4 * size.d_ff) * item
         if work.checkpointing:
             kept = kept // size.layers + size.d_model * item
-        passing += work.at_once * size.layers * kept
-        passing += work.at_once * size.vocabulary * 4
+        passing += work.backward_at_once * size.layers * kept
+        # Logits where a loss is read, half the tokens at most; and their gradient.
+        passing += work.backward_at_once * size.vocabulary * 4
     if "score" in work.needs:
         passing = max(passing, 128 * size.vocabulary * 4)
     cache = 0

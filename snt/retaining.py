@@ -17,6 +17,8 @@ from snt.progress import Progress
 
 # Of a plain text that is kept: its language is there after a hundred words.
 TEXT_TOKENS = 128
+# Prompts that the untouched model answers at once.
+ANSWERED = 32
 
 
 def kept_corpora(
@@ -35,7 +37,7 @@ def kept_prompts(
     chat: Chat,
     prompts: Sequence[str],
     positions: int = 1,
-    batch_size: int = 32,
+    batch_size: int = ANSWERED,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Kept]:
     """Targets at the first `positions` of the model's own greedy response to each prompt.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import Dataset
 
 from snt.errors import RequestError, unknown_name
 from snt.objective import Kept, Pair, Step, step_of
+
+Row = TypeVar("Row", Pair, Kept)
 
 SHAPES = ("linear", "cosine", "constant")
 
@@ -56,11 +58,11 @@ class Schedule:
         return max(1, round(self.epochs * pairs / (self.batch * self.accumulate)))
 
 
-# Rows that go through the model at once: a step is made of parts, each padded to its own length,
-# so that memory does not grow with the step.
-_PART = 16
-# Plain texts are longer, and kept at every position.
-_TEXT_PART = 4
+# Rows that go through the model at once: a step is made of parts of rows of like length, padded to
+# their own longest, so that little is padding and memory does not grow with the step.
+PART = 12
+# Plain texts are longer, and kept at every position, each with all of the vocabulary.
+_TEXT_PART = 1
 
 
 class Plan(Dataset[Step]):
@@ -92,9 +94,10 @@ class Plan(Dataset[Step]):
         weighs = bool(texts) and schedule.text_weight > 0
         self.text_batch = schedule.text_batch * schedule.accumulate if weighs else 0
         self.text_order = _order(len(texts), self.steps * self.text_batch, draw)
-        self.pair_parts = -(-self.batch // _PART)
-        self.kept_parts = -(-sum(self.shares) // _PART)
-        self.parts = self.pair_parts + self.kept_parts + -(-self.text_batch // _TEXT_PART)
+        self.pair_parts = -(-self.batch // PART)
+        self.kept_parts = -(-sum(self.shares) // PART)
+        self.text_parts = -(-self.text_batch // _TEXT_PART)
+        self.parts = self.pair_parts + self.kept_parts + self.text_parts
 
     def __len__(self) -> int:
         return self.parts * self.steps
@@ -103,7 +106,8 @@ class Plan(Dataset[Step]):
         number, part = divmod(item, self.parts)
         if part < self.pair_parts:
             pairs = [self.pairs[i] for i in _turn(self.pair_order, number, self.batch)]
-            return step_of(pairs[part :: self.pair_parts], [], self.pad_id, len(pairs), 0)
+            chosen = _part(pairs, part, self.pair_parts)
+            return step_of(chosen, [], self.pad_id, len(pairs), 0)
         part -= self.pair_parts
         if part < self.kept_parts:
             kept = [
@@ -111,10 +115,16 @@ class Plan(Dataset[Step]):
                 for one, order, share in zip(self.kept, self.kept_orders, self.shares, strict=True)
                 for i in _turn(order, number, share)
             ]
-            return step_of([], kept[part :: self.kept_parts], self.pad_id, 0, len(kept))
+            return step_of([], _part(kept, part, self.kept_parts), self.pad_id, 0, len(kept))
         texts = [self.texts[i] for i in _turn(self.text_order, number, self.text_batch)]
-        chosen = texts[part - self.kept_parts :: self.parts - self.pair_parts - self.kept_parts]
-        return step_of([], chosen, self.pad_id, 0, len(texts), part="text")
+        shown = _part(texts, part - self.kept_parts, self.text_parts)
+        return step_of([], shown, self.pad_id, 0, len(texts), part="text")
+
+
+def _part(rows: Sequence[Row], part: int, parts: int) -> list[Row]:
+    """Part `part` of `parts` as equal in size as may be, the shortest rows in the first."""
+    longer = sorted(rows, key=lambda row: len(row.ids))
+    return longer[part * len(rows) // parts : (part + 1) * len(rows) // parts]
 
 
 def _turn(order: Sequence[int], number: int, size: int) -> Sequence[int]:

@@ -35,11 +35,12 @@ from snt.proving import Proof as Proof
 from snt.proving import prove as prove
 from snt.proving import rounding_warning, typical_size
 from snt.report.card import patch_card
-from snt.retaining import kept_corpora, kept_texts
+from snt.resuming import unfinished_directory
+from snt.retaining import ANSWERED, kept_corpora, kept_texts
 from snt.training import Plan, Schedule, Training, train
 from snt.training_pairs import TrainingPairs
+from snt.training_plan import PART
 from snt.tuning_runs import begin, logs_directory
-from snt.tuning_runs import checkpoint_directory as checkpoint_directory
 
 RETAIN = ("harmless/tune", "lookalike/tune")
 RETAIN_TEXT = ("prose/tune",)
@@ -150,7 +151,7 @@ def tune(
     # The system message of the data is the one that the model must refuse under.
     system = pairs.system if system is None else system
     choice = ModelChoice(model, backend, dtype, system, offline, template=template)
-    asked = _work(held, schedule, pairs, [*kept, *texts], evaluate, gradient_checkpointing, offline)
+    asked = _work(held, schedule, pairs, kept, evaluate, gradient_checkpointing, offline)
     opened = open_model(choice, named=named_model(held), work=asked, progress=progress)
     warning = opened.check_mask(held)
     if warning:
@@ -177,7 +178,7 @@ def tune(
         "mask_sha256": sha256_of(mask),
         "snt": __version__,
     }
-    work, logs = checkpoint_directory(output), logs_directory(output)
+    work, logs = unfinished_directory(output), logs_directory(output)
     begin(work, made, resume)
     if report_to and not resume:
         # A chart of two runs in one is of neither.
@@ -259,13 +260,15 @@ def _work(
     if evaluate is not None:
         chosen = evaluate.chosen(offline).items()
         measured = evaluation_work(chosen, evaluate.new_tokens, evaluate.batch_size)
-    texts = (*(" ".join(pair) for pair in pairs.pairs), *(t for one in kept for t in one.texts))
+    rows = (*(" ".join(pair) for pair in pairs.pairs), *(t for one in kept for t in one.texts))
     return tuning_work(
         mask.parameters,
         schedule.steps(len(pairs.pairs)) * (schedule.batch + schedule.retain_batch * bool(kept)),
-        list(map(tokens_of, texts)),
+        list(map(tokens_of, rows)),
         measured,
         checkpointing,
+        trained_rows=PART,
+        answered_rows=ANSWERED,
     )
 
 

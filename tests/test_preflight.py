@@ -27,7 +27,7 @@ from snt.preflight import Work, duration, gigabytes, memory_of, seconds_of
 GB = 10**9
 LLAMA = ALIAS_SIZES["llama3-8b"]
 DETECT = Work(("detect",), tokens=1000, longest=100, at_once=800, importance="exact")
-TUNE = Work(("tune",), trained=1000, trainable=1_000_000, at_once=1000)
+TUNE = Work(("tune",), trained=1000, trainable=1_000_000, backward_at_once=1000)
 
 
 def _device(gigabytes: float) -> Device:

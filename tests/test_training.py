@@ -92,8 +92,8 @@ def test_a_step_is_made_of_parts_that_add_up() -> None:
     kept = [[Kept([100 + n], 0, *top) for n in range(9)], [Kept([200], 0, *top)], []]
     plan = Plan(pairs, kept, Schedule(epochs=1, batch=32, retain_batch=60), pad_id=0)
     parts = [plan[item] for item in range(plan.parts)]
-    assert plan.parts == 2 + 4 and all(len(part.batch.real) <= 16 for part in parts)
+    assert plan.parts == 3 + 5 and all(len(part.batch.real) <= 12 for part in parts)
     assert sum(float(part.refuse_weights.sum()) for part in parts) == pytest.approx(1.0)
     assert sum(float(part.retain_weights.sum()) for part in parts) == pytest.approx(1.0)
-    rows = [row[0] for part in parts[2:] for row in part.batch.input_ids.tolist()]
+    rows = [row[0] for part in parts[3:] for row in part.batch.input_ids.tolist()]
     assert sum(row >= 200 for row in rows) == 30 and len(rows) == 60
