@@ -194,7 +194,7 @@ def merged_scores(mine: Scores, sizes: dict[tuple[int, str], int], among: World)
         for tensor, how in (
             (held.minimum, dist.ReduceOp.MIN),
             (held.worst_rank, dist.ReduceOp.MAX),
-            (held.histogram, dist.ReduceOp.SUM),
+            (held.histogram.int(), dist.ReduceOp.SUM),
         ):
             moved = tensor.to(device, copy=True).contiguous()
             dist.all_reduce(moved, op=how)

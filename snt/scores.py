@@ -25,14 +25,19 @@ Place = tuple[int, str]  # (layer, kind)
 
 @dataclass(frozen=True)
 class NeuronScores:
-    """One layer and kind: minimum (n,) float32, worst_rank (n,) int32, histogram (n, BINS) int32.
+    """One layer and kind: minimum (n,) float32, worst_rank (n,) int32, histogram (n, BINS).
 
-    Rank 0 is the most important neuron of its layer and kind; ties go to the lower index.
+    Rank 0 is the most important neuron of its layer and kind; ties go to the lower index. The
+    histogram's integers are as narrow as its counts allow: with the layers of a model it is all
+    that grows where one layer is in memory at a time.
     """
 
     minimum: Tensor
     worst_rank: Tensor
     histogram: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "histogram", self.histogram.to(_counts_of(self.prompts)))
 
     @staticmethod
     def of(importance: Tensor) -> NeuronScores:
@@ -58,7 +63,7 @@ class NeuronScores:
         return NeuronScores(
             torch.minimum(self.minimum, other.minimum),
             torch.maximum(self.worst_rank, other.worst_rank),
-            self.histogram + other.histogram,
+            self.histogram.int() + other.histogram,
         )
 
     @property
@@ -111,6 +116,12 @@ def _descending(importance: Tensor) -> Tensor:
     bits = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     keys = (bits.neg() << 32) + torch.arange(importance.shape[1])
     return torch.from_numpy(np.sort(keys.numpy(), axis=1)) & 0xFFFFFFFF
+
+
+def _counts_of(prompts: int) -> torch.dtype:
+    """The narrowest integer that counts so many."""
+    wider = (one for one in (torch.uint8, torch.int16) if prompts <= torch.iinfo(one).max)
+    return next(wider, torch.int32)
 
 
 @lru_cache(maxsize=16)

@@ -51,7 +51,7 @@ def save_scores(file: ScoresFile, path: Path) -> None:
     """Write atomically; the same scores give the same bytes."""
     tensors = {}
     for (layer, kind), scores in file.scores.places.items():
-        parts = (scores.minimum, scores.worst_rank, scores.histogram)
+        parts = (scores.minimum, scores.worst_rank, scores.histogram.int())
         for part, tensor in zip(_DTYPES, parts, strict=True):
             tensors[f"layers.{layer}.{kind}.{part}"] = tensor
     metadata = {
@@ -105,13 +105,13 @@ def _scores(
         tensor = parts.get(part)
         if tensor is None or tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise FormatError(f"{name}.{part} is missing, or not {dtype} of shape {shape}")
+    totals = parts["hist"].sum(dim=1)
+    if bool((parts["hist"] < 0).any()) or bool((totals != totals[0]).any()) or not totals[0]:
+        raise FormatError(f"{name}.hist does not count the same prompts for every neuron")
     scores = NeuronScores(parts["min"], parts["worst_rank"], parts["hist"])
     if not bool(torch.isfinite(scores.minimum).all()) or bool((scores.minimum < 0).any()):
         raise FormatError(f"{name}.min holds values that are no importance")
     worst = scores.worst_rank
     if bool((worst < 0).any()) or bool((worst >= len(worst)).any()):
         raise FormatError(f"{name}.worst_rank is outside 0 to {len(worst) - 1}")
-    totals = scores.histogram.sum(dim=1)
-    if bool((scores.histogram < 0).any()) or bool((totals != totals[0]).any()) or not totals[0]:
-        raise FormatError(f"{name}.hist does not count the same prompts for every neuron")
     return scores

@@ -26,7 +26,7 @@ class Schedule:
     zero along a line or a cosine, or stays.
     """
 
-    epochs: float = 4.0
+    epochs: float = 3.0
     learning_rate: float = 2e-3
     batch: int = 8
     retain_batch: int = 24
@@ -36,7 +36,7 @@ class Schedule:
     seed: int = 0
     shape: str = "linear"
     accumulate: int = 1
-    text_batch: int = 2
+    text_batch: int = 1
     text_weight: float = 8.0
 
     def __post_init__(self) -> None:

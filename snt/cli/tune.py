@@ -20,7 +20,7 @@ def tune(
     retain: options.Retain = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate; default 0.002.")] = None,
     epochs: Annotated[
-        float | None, typer.Option("--epochs", help="Passes over --data; default 4.")
+        float | None, typer.Option("--epochs", help="Passes over --data; default 3.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", help="Pairs in a step; default 8.")
