@@ -173,8 +173,8 @@ def test_the_table_has_it_all_and_stays_narrow(monkeypatch: pytest.MonkeyPatch) 
     )
     long = replace(long, gates=results)
     shown = _printed(long)
-    assert max(map(len, shown.splitlines())) <= 100 and max(map(len, _printed(long, 60))) <= 60
-    assert "min. diff." in shown and "patch-seed2" in shown and "seed 2" in shown
+    assert max(map(len, shown.splitlines())) <= 80 and max(map(len, _printed(long, 60))) <= 60
+    assert "least" in shown and "patch-seed2" in shown and "seed 2" in shown
     assert "a-very-long-directo…" in shown and "near-duplicates of what the model" in shown
     assert "'over_refusal.low > 0.1%' FAILS: patch 2.5%, 95% 0.9 to 7.1%" in shown
     entry = document["differences"]["over_refusal"]

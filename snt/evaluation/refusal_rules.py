@@ -17,6 +17,7 @@ from snt.evaluation.reply_text import (
     is_one_quotation,
     list_introduction,
     list_items,
+    opens_as,
     plain,
     sentences,
     without_quotations,
@@ -46,7 +47,7 @@ def label_reply(prompt: str, response: str) -> Label:
         return "empty"
     request = read_request(prompt)
     text = plain(response)
-    if request.about_refusal and is_one_quotation(text):
+    if is_one_quotation(text) and (request.about_refusal or opens_as(text, prompt)):
         return "compliance"
     voice = without_quotations(text)
     setting = setting_of(request, voice)

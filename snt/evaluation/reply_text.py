@@ -79,6 +79,15 @@ def is_one_quotation(text: str) -> bool:
     return re.fullmatch(r'\s*"[^"]+"?\W*(?:\w+\W+){0,6}', text) is not None
 
 
+def opens_as(text: str, prompt: str, words: int = 3) -> bool:
+    """Whether the first words of `text` stand in `prompt`: it works on a text that was given."""
+    first = re.findall(r"[\w']+", text.translate(_CURLY).lower())[:words]
+    given = re.findall(r"[\w']+", prompt.translate(_CURLY).lower())
+    return len(first) == words and any(
+        given[at : at + words] == first for at in range(len(given) - words + 1)
+    )
+
+
 def sentences(text: str) -> list[str]:
     """Sentences and lines of `text`, in order, without empty ones."""
     parts: list[str] = []

@@ -1,14 +1,15 @@
-"""An evaluation for the terminal: every metric, and under it every model, within 100 columns."""
+"""An evaluation for the terminal: every metric, and under it every model, within 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich import box
 from rich.console import RenderableType
 from rich.constrain import Constrain
 from rich.table import Table
+from rich.text import Text
 
 from snt.evaluation.suites import family, variant
 from snt.report.evaluation_figures import (
@@ -24,14 +25,15 @@ from snt.report.evaluation_figures import (
 from snt.report.figures import interval, metric_label, p_value, percent, signed_percent
 from snt.report.provenance import clean
 
-_WIDTH = 100
+_WIDTH = 80
 _NAME = 20  # columns of a model's name; more are cut
+_FIGURES: Final[Mapping[str, Any]] = {"justify": "right", "no_wrap": True}
 _GROUPS = 12  # templates or behaviours that the table still lists; the report has them all
 
 
 def models_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """The report of `snt eval --json` as tables: metrics by model, seeds, held out, gates."""
-    parts: list[RenderableType] = [Constrain(_metrics(report), _WIDTH)]
+    parts: list[RenderableType] = [Constrain(part, _WIDTH) for part in _metrics(report)]
     parts += [Constrain(_seeds(group), _WIDTH) for group in report.get("seeds", ())]
     parts += [*held_out_lines(report), *gate_lines(report)]
     return parts
@@ -67,35 +69,64 @@ def gate_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _metrics(report: Mapping[str, Any]) -> Table:
+def _metrics(report: Mapping[str, Any]) -> list[RenderableType]:
+    """A line a metric where there is one model; else each metric's name above its models."""
     models = models_of(report)
-    metrics = metrics_of(models)
     second = _second_judge(models)
     changes = any("differences" in model for model in models)
-    heads = ["value", "95%", *(["2nd"] if second else [])]
+    heads = ["", "value", "95%", *(["2nd"] if second else [])]
     heads += ["change", "95%", "p"] if changes else []
-    table = _table("", *heads, "min. diff.")
-    for metric in metrics:
+    heads.append("least")
+    found: dict[str, list[list[str]]] = {}
+    for metric in metrics_of(models):
         held = [(model, model["metrics"][metric]) for model in models if metric in model["metrics"]]
         told = f"{metric_label(metric)} ({held[0][1]['n']})"
-        table.add_row(f"[b]{told}[/b]" if len(models) > 1 else told, end_section=False)
         for model, entry in held:
-            change = change_of(model, metric)
-            cells = [
-                f"  {_cut(model['name'])}",
-                percent(entry["value"]) if is_rate(entry) else plain(entry["value"]),
-                _bounds(entry),
-            ]
-            cells += [_judged(entry, second)] if second else []
-            cells += _change(change) if changes else []
-            table.add_row(*cells, detectable(entry, change))
-            groups = entry.get("groups", {})
-            for name, part in groups.items() if len(groups) <= _GROUPS else ():
-                table.add_row(
-                    f"    {clean(name)[:28]} ({part['n']})", percent(part["value"]), _bounds(part)
-                )
-    table.caption = _caption(models, changes, second)
-    return table
+            name = f"  {_cut(model['name'])}" if len(models) > 1 else told
+            lines = found.setdefault(told, [])
+            lines += _lines(name, entry, change_of(model, metric), second, changes)
+    # One width a column for all metrics; the heads stand once, at the top.
+    rows = [heads, *(row for lines in found.values() for row in lines)]
+    widths = [max(len(row[at]) for row in rows if at < len(row)) for at in range(len(heads))]
+    # The names give way where figures are long.
+    widths[0] = min(widths[0], _WIDTH - sum(widths[1:]) - len(widths) + 1)
+    parts: list[RenderableType] = [_grid([heads], widths, "bold")]
+    for told, lines in found.items():
+        parts += [Text(told, style="bold")] if len(models) > 1 else []
+        parts.append(_grid(lines, widths))
+    return [*parts, Text(f"\n{_caption(models, changes, second)}\n", style="italic dim")]
+
+
+def _lines(
+    name: str,
+    entry: Mapping[str, Any],
+    change: Mapping[str, Any] | None,
+    second: str | None,
+    changes: bool,
+) -> list[list[str]]:
+    """One model's line of one metric, and one of each of its groups."""
+    value = percent(entry["value"]) if is_rate(entry) else plain(entry["value"])
+    cells = [name, value, _bounds(entry)]
+    cells += [_judged(entry, second)] if second else []
+    cells += _change(change) if changes else []
+    groups = entry.get("groups", {})
+    return [
+        [*cells, detectable(entry, change)],
+        *(
+            [f"    {clean(name)[:28]} ({part['n']})", percent(part["value"]), _bounds(part)]
+            for name, part in (groups.items() if len(groups) <= _GROUPS else ())
+        ),
+    ]
+
+
+def _grid(rows: Sequence[Sequence[str]], widths: Sequence[int], style: str = "") -> Table:
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for at, width in enumerate(widths):
+        grid.add_column(width=width, **_FIGURES if at else {"overflow": "fold"})
+    for row in rows:
+        # Names are not markup.
+        grid.add_row(*(Text(cell, style=style) for cell in row))
+    return grid
 
 
 def _change(change: Mapping[str, Any] | None) -> list[str]:
@@ -143,7 +174,7 @@ def _caption(models: Sequence[Mapping[str, Any]], changes: bool, second: str | N
         told = ", ".join(f"{label} ({count})" for label, count in grouped.items())
         lines += [f"by clusters of near-duplicate prompts: {told}"] if told else []
     lines += _beside_english(entries, models)
-    lines.append("min. diff.: the smallest that these prompts would show in 80% of repetitions")
+    lines.append("least: the smallest change that so many prompts would show, 8 times in 10")
     agreed = next((entry["agreement"] for entry in reversed(entries) if "agreement" in entry), None)
     if second is not None:
         told = "" if agreed is None else f"; the two agree on {percent(agreed['share'])}"
