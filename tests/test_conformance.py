@@ -88,9 +88,22 @@ class Raises(FullModel):
         raise ZeroDivisionError("out of tokens")
 
 
-def test_the_built_in_backend_passes() -> None:
-    found = check_backend(get_backend("full"))
-    assert not found.faults and not found.left_out and len(found.outcomes) == 11
+@pytest.mark.parametrize(
+    ("name", "rounds", "lacks"),
+    [
+        ("full", {}, ()),
+        ("multi-gpu", {}, ()),
+        ("fsdp", {}, ()),
+        ("streaming", {}, ("deltas_train", "generates")),
+        ("int8", {"exact": False}, ()),
+        # Four bits of a model of 16 columns: a merged patch is rounded with all that was there.
+        ("int4", {"exact": False, "tolerance": 0.2}, ()),
+    ],
+)
+def test_built_in_backends_pass(name: str, rounds: Any, lacks: tuple[str, ...]) -> None:
+    found = check_backend(get_backend(name), **rounds)
+    assert not found.faults and tuple(found.left_out) == lacks
+    assert len(found.outcomes) + len(lacks) == 11
     assert "importances_equal_the_oracle: ok" in str(found)
 
 

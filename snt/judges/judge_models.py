@@ -51,8 +51,8 @@ def open_judge_model(judge: str, default: str, choice: JudgeChoice) -> OpenModel
         if isinstance(error, UnavailableError) or not isinstance(error, RequestError):
             raise
         raise UnavailableError(
-            f"judge {judge!r} needs the model {ref}, which cannot be had: {error} "
-            f"A copy on disk is given as --judge {judge}:DIR"
+            f"judge {judge!r} needs the model {ref}, which cannot be had: {error}; "
+            f"a copy on disk is given as --judge {judge}:DIR"
         ) from error
 
 

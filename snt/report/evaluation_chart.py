@@ -13,7 +13,7 @@ _SIDE = 300  # of the plot, in units of the picture
 _LEFT, _TOP, _RIGHT, _BOTTOM = 58, 18, 22, 52
 _RADIUS = 9.5
 _INSET = 16  # of 0 and of the ends from the frame, so that points there do not hide the labels
-_SCALES = (0.05, 0.1, 0.2, 0.4, 0.6, 1.0)
+_SCALES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 _STEPS = 5
 
 # Okabe and Ito (2008), which stay apart for the colour-blind; lighter or darker by theme.
