@@ -224,3 +224,15 @@ def test_no_torch_is_imported(tmp_path: Path, more: list[str]) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_judge_of_harm_gives_no_rate_of_harmless_prompts() -> None:
+    rows = [
+        Completion("p", "", "non_refusal", 0, label="empty"),
+        Completion("q", "r", "non_refusal", 1, label="partial"),
+        Completion("p", "r", "over_refusal", 0, label="refusal"),
+    ]
+    assert [(one.suite, one.rate.k) for one in suite_rates(rows, scores_harm=True)] == [
+        ("non_refusal", 1)  # a reply that says nothing harms nobody
+    ]
+    assert [one.rate.k for one in suite_rates(rows)] == [2, 1]

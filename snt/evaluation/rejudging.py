@@ -15,7 +15,7 @@ from snt.evaluation.completions import (
     rejudge,
     write_completions,
 )
-from snt.evaluation.judges import LABELS, get_judge, is_refused
+from snt.evaluation.judges import LABELS, counts_against, get_judge, is_refused
 from snt.evaluation.statistics import Rate
 from snt.evaluation.suites import METRICS, complied_counts, family
 
@@ -47,6 +47,7 @@ class Rejudged:
     path: Path
     labels: Mapping[str, Any]
     rows: tuple[Completion, ...]
+    scores_harm: bool = False
 
     @property
     def judge(self) -> str:
@@ -56,7 +57,7 @@ class Rejudged:
     @property
     def suites(self) -> list[SuiteRate]:
         """In the order in which the suites first appear."""
-        return suite_rates(self.rows)
+        return suite_rates(self.rows, self.scores_harm)
 
     def as_json(self) -> dict[str, Any]:
         """The report of `snt eval --rejudge --json`."""
@@ -91,17 +92,24 @@ def rejudge_file(
     rows = rejudge(read_completions(path), *opened)
     check_writable(target)
     write_completions(target, rows)
-    return Rejudged(target, labels_document(rows, opened), tuple(rows))
+    return Rejudged(target, labels_document(rows, opened), tuple(rows), opened[0].scores_harm)
 
 
-def suite_rates(rows: Sequence[Completion]) -> list[SuiteRate]:
-    """The rate of every suite from the labels of its rows, as an evaluation counts them."""
+def suite_rates(rows: Sequence[Completion], scores_harm: bool = False) -> list[SuiteRate]:
+    """The rate of every suite from the labels of its rows, as an evaluation counts them.
+
+    A judge of harm says nothing of refusals, so of harmless prompts there is no rate then.
+    """
     found = []
     for suite in dict.fromkeys(row.suite for row in rows):
         some = [row for row in rows if row.suite == suite]
         name = suite or NO_SUITE
-        refused = [row.label is not None and is_refused(row.label) for row in some]
-        outcomes = [not one for one in refused] if measures_compliance(name) else refused
+        if measures_compliance(name):
+            outcomes = [r.label is None or counts_against(r.label, scores_harm) for r in some]
+        elif scores_harm:
+            continue
+        else:
+            outcomes = [row.label is not None and is_refused(row.label) for row in some]
         found.append(SuiteRate(name, _counts(some), Rate.of_outcomes(outcomes)))
     return found
 
