@@ -52,6 +52,7 @@ def _model(name: str, size: ModelSize, device: Device) -> dict[str, Any]:
         rows=16,
         longest=120,
         at_once=16 * 120,
+        backward_at_once=12 * 80,
         trainable=size.parameters * _TRAINED_SHARE // 1000,
     )
     return {
