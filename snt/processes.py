@@ -138,19 +138,15 @@ def sharers(model: LoadedModel) -> World:
 
 
 def dealt(items: Sequence[T], among: World) -> Sequence[T]:
-    """This process's turn of `items`, which every process has."""
-    return items[among.rank :: among.size]
+    """This process's turn of `items`, which every process has.
 
-
-def gathered(mine: Sequence[T], among: World, total: int) -> list[T]:
-    """The results of all `total` dealt items, in the order of the items, in every process."""
-    if among.size == 1:
-        return list(mine)
-    every = each(list(mine), among)
-    found = [every[number % among.size][number // among.size] for number in range(total)]
-    if sum(map(len, every)) != total:
-        raise RunFailure(f"{sum(map(len, every))} of {total} results came; this is a fault of snt")
-    return found
+    Items go by length, so the turn is taken forwards and backwards (0 1 1 0 0 1 …): the last in
+    every round would else have the longest each time.
+    """
+    size, forth, back = among.size, among.rank, among.size - 1 - among.rank
+    rounds = range(-(-len(items) // size))
+    turns = [size * number + (back if number % 2 else forth) for number in rounds]
+    return [items[turn] for turn in turns if turn < len(items)]
 
 
 def each(mine: T, among: World) -> list[T]:
