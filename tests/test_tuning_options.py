@@ -186,7 +186,7 @@ def test_accumulated_batches_make_one_step() -> None:
         for part in range(other.parts)
         if other[part].part == "text"
     ]
-    assert sum(rows) == 6
+    assert sum(rows) == 3
     for part in ("refuse_weights", "retain_weights"):
         total = sum(float(getattr(other[n], part).sum()) for n in range(other.parts))
         assert total == pytest.approx(1.0 if part == "refuse_weights" else 2.0)
