@@ -55,10 +55,16 @@ def kept_prompts(
         rows = [ids[n] + more for n, more in zip(numbers, continuations, strict=True)]
         with torch.inference_mode():
             hidden = model.hidden(right_padded(rows, chat.pad_id))
-            for row, number in enumerate(numbers):
-                start = len(ids[number]) - 1
-                top_ids, top_log = most_likely(model.logits(hidden[row, start : len(rows[row])]))
-                found[number] = Kept(rows[row], start, top_ids.cpu().clone(), top_log.cpu().clone())
+            starts = [len(ids[number]) - 1 for number in numbers]
+            read = [hidden[row, start : len(rows[row])] for row, start in enumerate(starts)]
+            # One product for all rows: the head is the largest matrix of a small model.
+            lengths = [len(one) for one in read]
+            found_tops = most_likely(model.logits(torch.cat(read)))
+            tops = [torch.split(part.cpu(), lengths) for part in found_tops]
+            for number, row, start, top_ids, top_log in zip(
+                numbers, rows, starts, *tops, strict=True
+            ):
+                found[number] = Kept(row, start, top_ids.clone(), top_log.clone())
         if on_batch is not None:
             on_batch(len(numbers))
     whole = {number: one for part in each(found, among) for number, one in part.items()}
