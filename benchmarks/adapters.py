@@ -24,10 +24,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.tuning import lora_ranks, random_mask
+from benchmarks.tuning import DATA, MODEL, lora_config, random_mask
 from snt import corpora
 from snt.backend import LoadedModel
+from snt.corpora import Corpus
 from snt.deltas import Deltas, masked_slices
+from snt.digests import key_of
 from snt.evaluation.perplexity import perplexity
 from snt.evaluation.refusal_odds import refusal_log_odds, tree_of
 from snt.masks import NeuronMask, load_mask
@@ -38,6 +40,7 @@ from snt.place_points import Point
 from snt.progress import Silence
 from snt.retaining import kept_corpora, kept_texts
 from snt.training import Plan, Schedule, step_loss, train
+from snt.tuning import POSITIONS, RETAIN, RETAIN_TEXT
 
 CORPORA = {
     "non_refusal": "harmful/eval",
@@ -45,7 +48,6 @@ CORPORA = {
     "over_refusal": "lookalike/eval",
     "perplexity": "prose/eval",
 }
-RETAIN = ("harmless/tune", "lookalike/tune")
 # An adapter's best learning rate is not that of slices: the outer ones show whether it was met.
 LORA_RATES = (5e-4, 1e-3, 2e-3)
 
@@ -67,16 +69,17 @@ class Arm:
 class Bench:
     """The model, the data and the prompts that all arms share."""
 
-    def __init__(self, mask: NeuronMask, chosen: dict[str, str], epochs: float) -> None:
+    def __init__(self, mask: NeuronMask, chosen: dict[str, Corpus], epochs: float) -> None:
         self.mask, self.epochs = mask, epochs
         self.opened = self._open()
         model, chat = self.opened.model, self.opened.chat
-        pairs = corpora.load_pairs("refusals/tune").pairs
+        pairs = corpora.load_pairs(DATA).pairs
         self.pairs = [Pair(*chat.pair_ids(*pair)) for pair in pairs]
         kept = [corpora.load(name) for name in RETAIN]
-        self.kept = kept_corpora(model, chat, kept, 5, Silence())
-        self.texts = kept_texts(model, chat, corpora.load("prose/tune").texts)
-        self.prompts = {metric: corpora.load(name).texts for metric, name in chosen.items()}
+        self.kept = kept_corpora(model, chat, kept, POSITIONS, Silence())
+        texts = [text for name in RETAIN_TEXT for text in corpora.load(name).texts]
+        self.texts = kept_texts(model, chat, texts)
+        self.prompts = {metric: corpus.texts for metric, corpus in chosen.items()}
         self.perplexity = self._perplexity(self.opened)
 
     def run(self, arm: Arm) -> Point:
@@ -99,7 +102,7 @@ class Bench:
         return perplexity(opened.model, opened.chat, self.prompts["perplexity"]).value
 
     def _open(self) -> OpenModel:
-        return open_model(ModelChoice("smollm2-135m"))
+        return open_model(ModelChoice(MODEL))
 
 
 def _slices(opened: OpenModel, plan: Plan, mask: NeuronMask) -> AbstractContextManager[Any]:
@@ -118,24 +121,16 @@ def _random(opened: OpenModel, plan: Plan, mask: NeuronMask) -> AbstractContextM
 
 def _lora(opened: OpenModel, plan: Plan, mask: NeuronMask) -> AbstractContextManager[Any]:
     """The same steps on LoRA's factors: AdamW, a rate that falls along a line, gradients of 1."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     torch.manual_seed(plan.schedule.seed)
-    ranks = lora_ranks(mask, opened)
     model: Any = opened.model
-    config = LoraConfig(
-        target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=dict(ranks), r=1, lora_alpha=1
-    )
-    wrapped = get_peft_model(model.model, config)
+    wrapped = get_peft_model(model.model, lora_config(mask, opened))
     factors = [one for name, one in wrapped.named_parameters() if "lora" in name]
     trained = [one.requires_grad_(True) for one in factors]
     optimizer = torch.optim.AdamW(trained, lr=plan.schedule.learning_rate, weight_decay=0.0)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / plan.steps)
-    weights = {
-        "refuse": 1.0,
-        "retain": plan.schedule.retain_weight,
-        "text": plan.schedule.text_weight,
-    }
+    weights = plan.schedule.weights
     with opened.model.training():
         for number in range(plan.steps):
             for part in range(plan.parts):
@@ -197,21 +192,36 @@ def main() -> int:
     parser.add_argument("--corpus", action="append", default=[], help="METRIC=CORPUS")
     parser.add_argument("-o", "--output", type=Path, default=Path("adapters.jsonl"))
     options = parser.parse_args()
-    chosen = {**CORPORA, **dict(one.split("=", 1) for one in options.corpus)}
+    names = {**CORPORA, **dict(one.split("=", 1) for one in options.corpus)}
+    chosen = {metric: corpora.load(name) for metric, name in names.items()}
+    mask = load_mask(options.mask)
+    # A row of another mask, other prompts or another number of steps is of another comparison.
+    shared = key_of(
+        [[*place, found.tolist()] for place, found in sorted(mask.neurons.items())],
+        {metric: corpus.describe() for metric, corpus in chosen.items()},
+        options.epochs,
+    )
     asked = {arm.key: arm for arm in arms([int(seed) for seed in options.seeds.split(",")])}
     found: dict[str, Point] = {}
     if options.output.exists():
         for line in options.output.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
+            if row["of"] != shared:
+                continue
             odds = {metric: tuple(values) for metric, values in row["odds"].items()}
             found[row["arm"]] = Point(1.0, (), {}, row["perplexity_change"], odds)
     missing = [arm for key, arm in asked.items() if key not in found]
-    bench = Bench(load_mask(options.mask), chosen, options.epochs) if missing else None
+    bench = Bench(mask, chosen, options.epochs) if missing else None
     for arm in missing:
         assert bench is not None
         sys.stderr.write(f"{arm.key}\n")
         point = found[arm.key] = bench.run(arm)
-        row = {"arm": arm.key, "perplexity_change": point.perplexity_change, "odds": point.odds}
+        row = {
+            "arm": arm.key,
+            "of": shared,
+            "perplexity_change": point.perplexity_change,
+            "odds": point.odds,
+        }
         with options.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     sys.stdout.write(table({key: found[key] for key in asked}))

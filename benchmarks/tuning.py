@@ -27,8 +27,9 @@ from snt.opening import ModelChoice, OpenModel, open_model
 from snt.patches import Patch, save_patch
 from snt.retaining import kept_prompts
 from snt.training import Plan, Schedule, step_loss
+from snt.tuning import POSITIONS, RETAIN
 
-MODEL, DATA, RETAIN = "smollm2-135m", "refusals/tune", ("harmless/tune", "lookalike/tune")
+MODEL, DATA = "smollm2-135m", "refusals/tune"
 LEARNING_RATE = 2e-3
 SHARE = 0.005
 STEPS = 2  # that a round of a side takes
@@ -67,7 +68,7 @@ def plan_of(opened: OpenModel, steps: int) -> Plan:
     examples = [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs]
     each = steps * schedule.retain_batch // len(RETAIN)
     kept = [
-        kept_prompts(opened.model, opened.chat, corpora.load(name).texts[:each], 5)
+        kept_prompts(opened.model, opened.chat, corpora.load(name).texts[:each], POSITIONS)
         for name in RETAIN
     ]
     return Plan(examples, kept, schedule, opened.chat.pad_id)
@@ -160,13 +161,21 @@ def lora_ranks(mask: NeuronMask, opened: OpenModel) -> dict[str, int]:
     return {name: max(1, round(rank)) for name, rank in entries.items()}
 
 
-def lora(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
-    """PEFT's LoRA on the same modules, module by module of the deltas' size."""
-    from peft import LoraConfig, get_peft_model
+def lora_config(mask: NeuronMask, opened: OpenModel) -> Any:
+    """PEFT's LoRA on the same modules, module by module of the deltas' size, alpha as the rank."""
+    from peft import LoraConfig
 
     ranks = lora_ranks(mask, opened)
-    config = LoraConfig(target_modules=list(ranks), rank_pattern=ranks, r=1, lora_alpha=1)
-    return _adapter(opened, plan, get_peft_model, config)
+    return LoraConfig(
+        target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=dict(ranks), r=1, lora_alpha=1
+    )
+
+
+def lora(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
+    """The step of `lora_config`."""
+    from peft import get_peft_model
+
+    return _adapter(opened, plan, get_peft_model, lora_config(mask, opened))
 
 
 def shira(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:

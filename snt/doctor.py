@@ -44,6 +44,8 @@ def examine() -> dict[str, Any]:
 
 
 def _model(name: str, size: ModelSize, device: Device) -> dict[str, Any]:
+    from snt.training_plan import PART
+
     tune = Work(
         ("tune", "generate", "score", "patch"),
         trained=1,
@@ -52,7 +54,7 @@ def _model(name: str, size: ModelSize, device: Device) -> dict[str, Any]:
         rows=16,
         longest=120,
         at_once=16 * 120,
-        backward_at_once=12 * 80,
+        backward_at_once=PART * 80,
         trainable=size.parameters * _TRAINED_SHARE // 1000,
     )
     return {

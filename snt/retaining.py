@@ -17,8 +17,9 @@ from snt.progress import Progress
 
 # Of a plain text that is kept: its language is there after a hundred words.
 TEXT_TOKENS = 128
-# Prompts that the untouched model answers at once.
+# Prompts that the untouched model answers at once, and positions whose logits exist at once.
 ANSWERED = 32
+_READ = 256
 
 
 def kept_corpora(
@@ -58,9 +59,9 @@ def kept_prompts(
             starts = [len(ids[number]) - 1 for number in numbers]
             read = [hidden[row, start : len(rows[row])] for row, start in enumerate(starts)]
             # One product for all rows: the head is the largest matrix of a small model.
+            some = [most_likely(model.logits(part)) for part in torch.split(torch.cat(read), _READ)]
             lengths = [len(one) for one in read]
-            found_tops = most_likely(model.logits(torch.cat(read)))
-            tops = [torch.split(part.cpu(), lengths) for part in found_tops]
+            tops = [torch.split(torch.cat(part).cpu(), lengths) for part in zip(*some, strict=True)]
             for number, row, start, top_ids, top_log in zip(
                 numbers, rows, starts, *tops, strict=True
             ):

@@ -120,8 +120,8 @@ def _descending(importance: Tensor) -> Tensor:
 
 def _counts_of(prompts: int) -> torch.dtype:
     """The narrowest integer that counts so many."""
-    wider = (one for one in (torch.uint8, torch.int16) if prompts <= torch.iinfo(one).max)
-    return next(wider, torch.int32)
+    wide_enough = (one for one in (torch.uint8, torch.int16) if prompts <= torch.iinfo(one).max)
+    return next(wide_enough, torch.int32)
 
 
 @lru_cache(maxsize=16)

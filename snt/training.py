@@ -121,11 +121,7 @@ class _Beside(nn.Module):
         super().__init__()
         self.deltas = deltas
         self.plan, self.history = plan, history
-        self.weights = {
-            "refuse": 1.0,
-            "retain": plan.schedule.retain_weight,
-            "text": plan.schedule.text_weight,
-        }
+        self.weights = plan.schedule.weights
         self.seen = 0
         self._base = (model,)  # in a tuple, so that no submodule is registered
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from snt.errors import RequestError, unknown_name
 from snt.objective import Kept, Pair, Step, step_of
 
-Row = TypeVar("Row", Pair, Kept)
+_Row = TypeVar("_Row", Pair, Kept)
 
 SHAPES = ("linear", "cosine", "constant")
 
@@ -53,6 +53,11 @@ class Schedule:
         """The settings, as they stand in reports."""
         return asdict(self)
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each part of a step's loss counts, by `Step.part`."""
+        return {"refuse": 1.0, "retain": self.retain_weight, "text": self.text_weight}
+
     def steps(self, pairs: int) -> int:
         """Optimizer steps over `pairs` training pairs."""
         return max(1, round(self.epochs * pairs / (self.batch * self.accumulate)))
@@ -60,9 +65,8 @@ class Schedule:
 
 # Rows that go through the model at once: a step is made of parts of rows of like length, padded to
 # their own longest, so that little is padding and memory does not grow with the step.
+# Plain texts go one by one: they are longer, and kept at every position.
 PART = 12
-# Plain texts are longer, and kept at every position, each with all of the vocabulary.
-_TEXT_PART = 1
 
 
 class Plan(Dataset[Step]):
@@ -96,8 +100,7 @@ class Plan(Dataset[Step]):
         self.text_order = _order(len(texts), self.steps * self.text_batch, draw)
         self.pair_parts = -(-self.batch // PART)
         self.kept_parts = -(-sum(self.shares) // PART)
-        self.text_parts = -(-self.text_batch // _TEXT_PART)
-        self.parts = self.pair_parts + self.kept_parts + self.text_parts
+        self.parts = self.pair_parts + self.kept_parts + self.text_batch
 
     def __len__(self) -> int:
         return self.parts * self.steps
@@ -116,15 +119,14 @@ class Plan(Dataset[Step]):
                 for i in _turn(order, number, share)
             ]
             return step_of([], _part(kept, part, self.kept_parts), self.pad_id, 0, len(kept))
-        texts = [self.texts[i] for i in _turn(self.text_order, number, self.text_batch)]
-        shown = _part(texts, part - self.kept_parts, self.text_parts)
-        return step_of([], shown, self.pad_id, 0, len(texts), part="text")
+        at = _turn(self.text_order, number, self.text_batch)[part - self.kept_parts]
+        return step_of([], [self.texts[at]], self.pad_id, 0, self.text_batch, part="text")
 
 
-def _part(rows: Sequence[Row], part: int, parts: int) -> list[Row]:
+def _part(rows: Sequence[_Row], part: int, parts: int) -> list[_Row]:
     """Part `part` of `parts` as equal in size as may be, the shortest rows in the first."""
-    longer = sorted(rows, key=lambda row: len(row.ids))
-    return longer[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+    by_length = sorted(rows, key=lambda row: len(row.ids))
+    return by_length[part * len(rows) // parts : (part + 1) * len(rows) // parts]
 
 
 def _turn(order: Sequence[int], number: int, size: int) -> Sequence[int]:

@@ -148,7 +148,10 @@ def _in_double(model: Any, model_type: str) -> FullModel:
 
 
 def _assert_close(
-    scores: Scores, oracle: dict[Any, tuple[torch.Tensor, torch.Tensor]], rows: slice
+    scores: Scores,
+    oracle: dict[Any, tuple[torch.Tensor, torch.Tensor]],
+    rows: slice,
+    rounding: float = 1e-6,
 ) -> None:
     """The scores of some rows of the oracle's batch, every neuron of every place."""
     assert scores.places.keys() == oracle.keys()
@@ -157,8 +160,7 @@ def _assert_close(
             scores.places[place].minimum.double(),
             expected[rows].amin(dim=0),
             rtol=1e-4,
-            # What a float32 forward rounds differs between processors.
-            atol=3e-6 * float(whole[rows].max()),
+            atol=rounding * float(whole[rows].max()),
             msg=lambda text, place=place: f"{place}, {rows}: {text}",
         )
 
@@ -171,6 +173,8 @@ def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
     # At scale 3 attention is so sharp that a float32 forward is itself off by more than the
     # tolerance by the second layer, so there the same float64 forward feeds both sides.
     measured = exact if scale == 3.0 else full(model)
+    # What a float32 forward rounds differs between processors; scale 0.6 of smollm3 needs 1.9e-6.
+    rounding = 1e-6 if measured is exact else 3e-6
     for prompts in (_LONG, _SHORT):
         batch = batch_of(prompts)
         with torch.no_grad():
@@ -183,7 +187,7 @@ def test_exact_equals_zero_and_rerun(model_type: str, scale: float) -> None:
             *((slice(i, i + 1), b) for i, b in enumerate(single)),
         ]:
             scores = detect_scores(measured, [part]).scores
-            _assert_close(scores, oracle, rows)
+            _assert_close(scores, oracle, rows, rounding)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

@@ -6,6 +6,7 @@ changed sums the same products in another order.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,15 @@ def _logits(model: Any) -> torch.Tensor:
     return found
 
 
+def _in_double(model: Any) -> Any:
+    """A copy in float64, where one order of summation is as good as another."""
+    copied = copy.deepcopy(model).double()
+    plain = copied.get_base_model() if isinstance(copied, PeftModel) else copied
+    # Experts' fused products have no float64.
+    plain.set_experts_implementation("eager")
+    return copied
+
+
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_gives_the_patched_model(tmp_path: Path, family: str, uniform: bool) -> None:
@@ -84,9 +94,14 @@ def test_peft_gives_the_patched_model(tmp_path: Path, family: str, uniform: bool
     held: Any = _Held(base, patch.anatomy)
     with Deltas(patch.slices).attached(held):
         with_deltas = _logits(base)
+    doubled: Any = _Held(_in_double(base), patch.anatomy)
+    with Deltas(patch.slices).attached(doubled):
+        exact = _logits(doubled.model)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
     found = _logits(loaded)
-    # Products of other widths sum in another order: none on some processors, 1.7e-6 on others.
+    adapted = _logits(_in_double(loaded))
+    assert float((adapted - exact).abs().max()) <= 1e-14 * float(exact.abs().max())
+    # In float32 the order of summation shows: not at all on some processors, 1.7e-6 on others.
     for same in (with_deltas, with_weights):
         assert float((found - same).abs().max()) <= 3e-6 * float(same.abs().max())
     assert float((found - plain).abs().max()) > 1e-3

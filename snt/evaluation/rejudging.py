@@ -15,7 +15,7 @@ from snt.evaluation.completions import (
     rejudge,
     write_completions,
 )
-from snt.evaluation.judges import LABELS, counts_against, get_judge, is_refused
+from snt.evaluation.judges import LABELS, counts_against, get_judge, is_refused, judge_plugin
 from snt.evaluation.statistics import Rate
 from snt.evaluation.suites import METRICS, complied_counts, family
 
@@ -47,7 +47,6 @@ class Rejudged:
     path: Path
     labels: Mapping[str, Any]
     rows: tuple[Completion, ...]
-    scores_harm: bool = False
 
     @property
     def judge(self) -> str:
@@ -57,7 +56,7 @@ class Rejudged:
     @property
     def suites(self) -> list[SuiteRate]:
         """In the order in which the suites first appear."""
-        return suite_rates(self.rows, self.scores_harm)
+        return suite_rates(self.rows, judge_plugin(self.judge).scores_harm)
 
     def as_json(self) -> dict[str, Any]:
         """The report of `snt eval --rejudge --json`."""
@@ -92,7 +91,7 @@ def rejudge_file(
     rows = rejudge(read_completions(path), *opened)
     check_writable(target)
     write_completions(target, rows)
-    return Rejudged(target, labels_document(rows, opened), tuple(rows), opened[0].scores_harm)
+    return Rejudged(target, labels_document(rows, opened), tuple(rows))
 
 
 def suite_rates(rows: Sequence[Completion], scores_harm: bool = False) -> list[SuiteRate]:

@@ -77,21 +77,22 @@ def _metrics(report: Mapping[str, Any]) -> list[RenderableType]:
     heads = ["", "value", "95%", *(["2nd"] if second else [])]
     heads += ["change", "95%", "p"] if changes else []
     heads.append("least")
-    found: dict[str, list[list[str]]] = {}
+    found: list[tuple[str, list[list[str]]]] = []
     for metric in metrics_of(models):
         held = [(model, model["metrics"][metric]) for model in models if metric in model["metrics"]]
         told = f"{metric_label(metric)} ({held[0][1]['n']})"
+        lines = []
         for model, entry in held:
             name = f"  {_cut(model['name'])}" if len(models) > 1 else told
-            lines = found.setdefault(told, [])
             lines += _lines(name, entry, change_of(model, metric), second, changes)
+        found.append((told, lines))
     # One width a column for all metrics; the heads stand once, at the top.
-    rows = [heads, *(row for lines in found.values() for row in lines)]
+    rows = [heads, *(row for _, lines in found for row in lines)]
     widths = [max(len(row[at]) for row in rows if at < len(row)) for at in range(len(heads))]
     # The names give way where figures are long.
     widths[0] = min(widths[0], _WIDTH - sum(widths[1:]) - len(widths) + 1)
     parts: list[RenderableType] = [_grid([heads], widths, "bold")]
-    for told, lines in found.items():
+    for told, lines in found:
         parts += [Text(told, style="bold")] if len(models) > 1 else []
         parts.append(_grid(lines, widths))
     return [*parts, Text(f"\n{_caption(models, changes, second)}\n", style="italic dim")]
