@@ -40,26 +40,18 @@ def get_backend(name: str) -> Backend:
     Raises UnknownNameError, RequestError where two have that name, UnavailableError with the fault
     of one that cannot be imported or lacks a part.
     """
-    installed = _installed()
-    if name not in installed:
-        raise unknown_name("backend", name, installed)
-    points = installed[name]
-    if len(points) > 1:
-        raise RequestError(
-            f"two backends are named {name!r}: "
-            f"{' and '.join(point.value for point in points)}; uninstall one of them"
-        )
-    return _imported(points[0])
+    return _chosen(name, _installed())
 
 
 def list_backends() -> list[ListedBackend]:
     """Every installed backend, sorted by name; one that cannot be used with its fault."""
     from snt.backend import ABILITIES, abilities_of
 
+    installed = _installed()
     found = []
-    for name in backend_names():
+    for name in sorted(installed):
         try:
-            backend = get_backend(name)
+            backend = _chosen(name, installed)
             can = abilities_of(backend)
             missing = getattr(backend, "missing", lambda: None)()
             fault = missing and f"not installed: {missing}"
@@ -75,6 +67,18 @@ def backends_that(needs: Collection[str]) -> list[str]:
     return [
         one.name for one in list_backends() if one.fault is None and set(needs) <= {*one.abilities}
     ]
+
+
+def _chosen(name: str, installed: dict[str, list[EntryPoint]]) -> Backend:
+    if name not in installed:
+        raise unknown_name("backend", name, installed)
+    points = installed[name]
+    if len(points) > 1:
+        raise RequestError(
+            f"two backends are named {name!r}: "
+            f"{' and '.join(point.value for point in points)}; uninstall one of them"
+        )
+    return _imported(points[0])
 
 
 def _imported(point: EntryPoint) -> Backend:

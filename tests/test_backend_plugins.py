@@ -103,7 +103,7 @@ def test_listing_a_plugin_whose_import_raises(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     code = "import sys; sys.argv = ['snt', 'backends', '--json']\nimport snt.cli as c; c.main()"
     seconds = []
-    for _ in range(3):
+    for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -117,5 +117,5 @@ def test_listing_a_plugin_whose_import_raises(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["full"]["fault"] is None
     assert "(broken_backend) cannot be imported: OSError: no such device" in rows["broken"]["fault"]
-    # Time of the processor, of the best of three: what else the machine does should not count.
+    # Time of the processor, of the best of five: what else the machine does should not count.
     assert min(seconds) < 0.5

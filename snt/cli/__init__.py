@@ -10,7 +10,6 @@ import traceback
 from typing import Any
 
 from snt.errors import SntError
-from snt.launching import end_with_starter
 from snt.processes import world
 
 INTERRUPTED = 130
@@ -28,6 +27,8 @@ def main() -> None:
     if "RANK" in os.environ:
         # Whoever started several processes ends those that are left, and what was done is kept.
         signal.signal(signal.SIGTERM, _interrupt)
+        from snt.launching import end_with_starter
+
         end_with_starter()
     # Said at its import, by whatever imports it, of an optional kernel for 4-bit models on CPUs.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,42 +1,69 @@
-"""The application: every command registered, one file each."""
+"""The application: every command by its name, imported when it is asked for."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from snt.cli.detect import detect
-from snt.cli.eval import evaluate
-from snt.cli.inspect import inspect
-from snt.cli.lists import backends, doctor, judges, models
-from snt.cli.mask import mask_app
-from snt.cli.patch import patch_app
-from snt.cli.robust_tune import robust_tune
-from snt.cli.run import run
-from snt.cli.tune import tune
 from snt.errors import RequestError
 from snt.processes import world
 
+# In the order of the help; module and attribute below `snt.cli`.
+_WHERE = {
+    "detect": "detect:detect",
+    "tune": "tune:tune",
+    "robust-tune": "robust_tune:robust_tune",
+    "eval": "eval:evaluate",
+    "inspect": "inspect:inspect",
+    "run": "run:run",
+    "models": "lists:models",
+    "backends": "lists:backends",
+    "judges": "lists:judges",
+    "doctor": "lists:doctor",
+    "mask": "mask:mask_app",
+    "patch": "patch:patch_app",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each read when it is asked for: all their options take a while."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = _WHERE[name].partition(":")
+        found = getattr(import_module(f"snt.cli.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command()(found)
+            found = alone
+        command = get_command(found)
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_WHERE)
+
+    def __len__(self) -> int:
+        return len(_WHERE)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": _Commands()})
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Find, measure and strengthen the neurons that carry a language model's refusals.",
 )
-app.command()(detect)
-app.command()(tune)
-app.command("robust-tune")(robust_tune)
-app.command("eval")(evaluate)
-app.command()(inspect)
-app.command()(run)
-app.add_typer(mask_app, name="mask")
-app.add_typer(patch_app, name="patch")
-app.command()(models)
-app.command()(backends)
-app.command()(judges)
-app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -11,16 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
-from rich.text import Text
 
 from snt.processes import leads
 
@@ -45,20 +35,13 @@ class Output:
     @contextmanager
     def task(self, name: str, total: int, unit: str) -> Iterator[Callable[[float], None]]:
         """A bar with the rate and the time left; a line at the end where there is no terminal."""
-        with Bars(
-            TextColumn("{task.description:<27}", markup=False),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            _Rate(unit),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=self.quiet,
-            refresh_per_second=4,
-        ) as bars:
-            number = bars.add_task(name, total=total)
-            yield lambda amount: bars.advance(number, amount)
+        from snt.cli.bars import bars
+
+        with bars(unit, self.console, self.quiet) as drawn:
+            number = drawn.add_task(name, total=total)
+            yield lambda amount: drawn.advance(number, amount)
             # Fractions of a unit do not add up to it exactly.
-            bars.update(number, completed=total)
+            drawn.update(number, completed=total)
 
     def result(self, document: Any, *renderables: RenderableType) -> None:
         """The answer: the document as JSON, or what is drawn for people."""
@@ -71,18 +54,6 @@ class Output:
         console = Console(highlight=False)
         for renderable in renderables:
             console.print(renderable)
-
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: Task) -> Text:
-        # At the end the rate of the whole; rich would show that of the last moments.
-        ended = task.finished_time
-        speed = task.completed / ended if ended else task.speed
-        return Text(f"{speed:.1f} {self.unit}/s" if speed else f"- {self.unit}/s")
 
 
 def _finite(value: Any) -> Any:
