@@ -20,6 +20,7 @@ COMMANDS = (
     "mask intersect",
     "mask subtract",
     "mask random",
+    "mask import",
     "patch apply",
     "patch revert",
     "patch stack",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from snt.mask_making import (
         MadeMask,
         mask_from_scores,
+        mask_import,
         mask_intersect,
         mask_random,
         mask_subtract,
@@ -69,6 +70,7 @@ _WHERE = {
     "Inspection": "snt.inspection",
     "MadeMask": "snt.mask_making",
     "mask_from_scores": "snt.mask_making",
+    "mask_import": "snt.mask_making",
     "mask_intersect": "snt.mask_making",
     "mask_random": "snt.mask_making",
     "mask_subtract": "snt.mask_making",
@@ -140,6 +142,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "mask_from_scores",
+    "mask_import",
     "mask_intersect",
     "mask_random",
     "mask_subtract",

@@ -1,4 +1,4 @@
-"""`snt mask`: masks from scores files and from other masks, without a model."""
+"""`snt mask`: masks from scores files, from other masks and from others' files, without a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 from snt import __version__
 from snt.anatomy import KINDS
 from snt.atomic import check_writable
-from snt.errors import RequestError
+from snt.errors import FormatError, RequestError
 from snt.file_facts import mask_facts
 from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, load_mask, save_mask
+from snt.opening import ModelChoice, resolve_choice
+from snt.progress import Progress
+from snt.published_masks import DEFAULT_AXIS, imported, read_published
 from snt.random_masks import random_like
 from snt.scores_files import load_scores, save_scores, scores_path
 from snt.scores_merging import NamedScores, merged
@@ -111,6 +114,36 @@ def mask_random(mask: Path, output: Path, *, seed: int = 0) -> MadeMask:
     drawn = random_like(load_mask(mask), seed)
     save_mask(drawn, output)
     return MadeMask(drawn, output)
+
+
+def mask_import(
+    file: Path,
+    output: Path,
+    *,
+    model: str | None = None,
+    kv_axis: str = DEFAULT_AXIS,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> MadeMask:
+    """A mask from a neuron file of the published code, for the model that it is of.
+
+    `kv_axis` as `published_masks.published_mask` says. Raises RequestError and children for a file
+    that is none, and for a model that is not to be had or that the indices do not fit.
+    """
+    check_writable(output)
+    found = read_published(file)
+    resolved = resolve_choice(ModelChoice(model, offline=offline), progress=progress)
+    try:
+        mask = imported(found, resolved, kv_axis)
+    except FormatError as error:
+        raise FormatError(f"{file}: {error}") from error
+    save_mask(mask, output)
+    left = found.only_down
+    warning = (
+        f"down_proj names {left:,} that up_proj does not; left out, for a feed-forward neuron is "
+        "its row of the one and its column of the other"
+    )
+    return MadeMask(mask, output, warning=warning if left else None)
 
 
 def _combined(

@@ -1,4 +1,4 @@
-"""`snt mask`: masks from scores files and from other masks."""
+"""`snt mask`: masks from scores files, from other masks and from files of others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ mask_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Make masks from scores files or from other masks, without a model.",
+    help="Make masks from scores files, from other masks or from files of others.",
 )
 Masks = Annotated[list[Path], typer.Argument(metavar="MASK...", help="Masks of one model.")]
 Written = Annotated[Path, typer.Option("-o", "--output", help="The mask file to write.")]
@@ -106,6 +106,38 @@ def random(
     from snt.mask_making import mask_random
 
     _show(mask_random(mask, output, seed=seed), Output(as_json, quiet))
+
+
+@mask_app.command("import")
+def import_file(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A neuron file as the published code writes it."),
+    ],
+    output: Written,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model that the file is of.")
+    ] = None,
+    kv_axis: Annotated[
+        str,
+        typer.Option(
+            "--kv-axis",
+            help="What its key and value indices are: tuned (divided as the published tuning "
+            "does), measured (the row whose repeated copy was scored), rows (as they stand).",
+        ),
+    ] = "tuned",
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """A mask from a neuron file of the published code or of its re-implementations."""
+    out = Output(as_json, quiet)
+    from snt.mask_making import mask_import
+
+    _show(
+        mask_import(file, output, model=model, kv_axis=kv_axis, offline=offline, progress=out),
+        out,
+    )
 
 
 def _show(made: MadeMask, out: Output) -> None:
