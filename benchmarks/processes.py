@@ -1,7 +1,9 @@
 """Detection in two processes of one thread each against one process of one thread.
 
 Whole commands (`snt detect`), in turn: with the start-up and the loading, which both have, and by
-the seconds from the first batch to the last, which is what the processes share.
+the seconds from the first batch to the last, which is what the processes share. Beside them, two
+detections of one process each that have nothing to do with each other, at the same time: what the
+machine itself allows, where its cores share caches and memory.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.ratios import Row, ratios
@@ -47,7 +50,7 @@ def rows(prompts: int, rounds: int) -> list[Row]:
     sample = texts[:: max(1, len(texts) // prompts)][:prompts]
     seconds: dict[int, list[float]] = {1: [], 2: []}
     scoring: dict[int, list[float]] = {1: [], 2: []}
-    same = []
+    same, allowed = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "prompts.txt").write_text(
@@ -58,6 +61,9 @@ def rows(prompts: int, rounds: int) -> list[Row]:
                 whole, inside = _detect(folder, count)
                 seconds[count].append(whole)
                 scoring[count].append(inside)
+            with ThreadPoolExecutor() as pool:
+                both = list(pool.map(lambda name: _detect(folder, 1, name), ("one", "other")))
+            allowed.append(2 * scoring[1][-1] / (sum(inside for _, inside in both) / 2))
             files = [sorted((folder / str(count)).iterdir()) for count in (1, 2)]
             same.append(
                 [one.name for one in files[0]] == [one.name for one in files[1]]
@@ -83,6 +89,13 @@ def rows(prompts: int, rounds: int) -> list[Row]:
             "that two are not slower",
         ),
         Row(
+            "two detections at once that share nothing, what they gain",
+            tuple(allowed),
+            1.0,
+            False,
+            "2 / (how many times slower each is beside the other): what the cores leave to sharing",
+        ),
+        Row(
             "the same bytes in mask and scores, share of the rounds",
             (sum(same) / len(same),),
             1.0,
@@ -92,12 +105,12 @@ def rows(prompts: int, rounds: int) -> list[Row]:
     ]
 
 
-def _detect(folder: Path, count: int) -> tuple[float, float]:
+def _detect(folder: Path, count: int, output: str = "") -> tuple[float, float]:
     """Seconds of the whole command, and of its scoring."""
     command = [
         *(sys.executable, "-c", _TIMED, str(count), _TIMED),
         *("detect", MODEL, "--corpus", "prompts.txt", "--against", "none", "--backend"),
-        *("multi-gpu", "--offline", "-q", "-o", f"{count}/m.safetensors"),
+        *("multi-gpu", "--offline", "-q", "-o", f"{output or count}/m.safetensors"),
     ]
     started = time.perf_counter()
     done = subprocess.run(
