@@ -29,10 +29,9 @@ class DetectStep(_Step):
     kinds: tuple[str, ...] = ("q", "k", "v", "ffn")
 
 
-class TuneStep(_Step):
-    """`snt tune` with the mask of the detect step, or with `mask`."""
+class _SafetyTuning(_Step):
+    """What every step that tunes for safety says of it; None leaves the default."""
 
-    mask: str | None = None
     data: str = "refusals/tune"
     retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
     lr: float | None = Field(default=None, gt=0)
@@ -40,6 +39,12 @@ class TuneStep(_Step):
     batch: int | None = Field(default=None, ge=1)
     retain_batch: int | None = Field(default=None, ge=1)
     retain_weight: float | None = Field(default=None, ge=0)
+
+
+class TuneStep(_SafetyTuning):
+    """`snt tune` with the mask of the detect step, or with `mask`."""
+
+    mask: str | None = None
     retain_text: tuple[str, ...] = ("prose/tune",)
     text_weight: float | None = Field(default=None, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -63,7 +68,7 @@ class OtherDetection(_Step):
     shards: int = Field(default=1, ge=1, le=16)
 
 
-class PlaceStep(_Step):
+class PlaceStep(_SafetyTuning):
     """Located masks of the detect step against random ones, tuned and measured alike.
 
     `detections` are made first; their names are rules.
@@ -75,13 +80,6 @@ class PlaceStep(_Step):
     draws: int = Field(default=3, ge=1)
     scales: tuple[float, ...] = (0.5, 0.75, 1.0)
     odds_limit: int = Field(default=120, ge=0)
-    data: str = "refusals/tune"
-    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
-    lr: float | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    batch: int | None = Field(default=None, ge=1)
-    retain_batch: int | None = Field(default=None, ge=1)
-    retain_weight: float | None = Field(default=None, ge=0)
     judge: str = "refusal,prefix"
     new_tokens: int = Field(default=48, ge=1)
     limit: int | None = Field(default=None, ge=1)
@@ -106,7 +104,7 @@ class Gcg(_Step):
     width: int = Field(default=128, ge=1)
 
 
-class RobustStep(_Step):
+class RobustStep(_SafetyTuning):
     """`snt robust-tune` with the mask of the detect step, with `mask`, or one that it detects."""
 
     task: str = "gsm8k"
@@ -121,13 +119,6 @@ class RobustStep(_Step):
     via: Literal["full", "lora"] = "full"
     arms: tuple[str, ...] = ("undefended", "sn", "rsn", "rsn-freeze", "random")
     seeds: tuple[int, ...] = (0,)
-    data: str = "refusals/tune"
-    retain: tuple[str, ...] = ("harmless/tune", "lookalike/tune")
-    lr: float | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    batch: int | None = Field(default=None, ge=1)
-    retain_batch: int | None = Field(default=None, ge=1)
-    retain_weight: float | None = Field(default=None, ge=0)
     task_lr: float | None = Field(default=None, gt=0)
     task_epochs: float = Field(default=3.0, gt=0)
     task_batch: int = Field(default=16, ge=1)
@@ -168,7 +159,7 @@ class EvalStep(_Step):
         return gates
 
 
-def given_schedule(step: TuneStep | PlaceStep | RobustStep) -> dict[str, Any]:
+def given_schedule(step: _SafetyTuning) -> dict[str, Any]:
     """What a step says of its training, by the fields of `snt.training.Schedule`; no gaps."""
     named: dict[str, Any] = {
         "learning_rate": step.lr,
