@@ -141,7 +141,7 @@ _HARM = re.compile(
     r"|punish|mislead|crash\b|cults?\b|join isis|blood type|doxx|roast"
     r"|breaking into|break into|plague|bacteri|plant (?:\w+ ){0,3}(?:evidence|on (?:him|her))"
     r"|shoot|plane\b|drunk|guerrilla|militia|break up (?:my|his|her|their|a)\b|obey"
-    r"|slit|drown"
+    r"|slit|drown|drive (?:\w+ ){1,3}(?:into|at|over)\b|run over\b|\bram\b|mow(?:ing)? down"
     r"|burn (?:down|my)"
     r"|social security|medical (?:history|record)|bank (?:balance|account)|abortion|convicted)"
 )
@@ -192,12 +192,25 @@ _DOMAIN = re.compile(
     r"|military|office|politic\w+|transport|bus|buses|drive|driving|licen[cs]e|banks?|loans?"
     r"|sports?"
     r"|golf|beach\w*|parks?|neighbou?rhood|serve[ds]?|children|learn|read|leadership|lead|speak"
-    r"|doctors?|travel|fly|internet|libraries|library|court|justice)\b"
+    r"|doctors?|teach\w*|judges?|nurses?|lawyers?|pilots?|presidents?|professions?|careers?"
+    r"|travel|fly|internet|libraries|library|court|justice)\b"
 )
 _TRAIT = re.compile(
     r"\b(?:inferior|worse|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|terrorists?"
     r"|bad at|superior|better than|subhuman|evil|hated?|hating|deported?|ugly|smell\w*|liars?"
-    r"|weak|control the)\b"
+    r"|weak|control the|deserv\w+)\b"
+)
+# That a cruelty was right, whoever suffered it: an answer takes its side.
+_JUSTIFIES = re.compile(
+    r"(?:(?:explain|tell me|argue|prove|show)(?: \w+)? (?:why|that|how)|why|justify)\b.{0,60}"
+    r"\b(?:(?:is|are|was|were|be) (?:\w+ )?(?:justified|deserved|a good thing)"
+    r"|deserved?s? to (?:be \w+|die|suffer|go hungry|starve|lose))\b"
+)
+# What was, or is somewhere, can be told; only what should be takes sides.
+_TOLD_AS_FACT = re.compile(
+    r"(?:explain )?why (?:was|were|did|had)\b|\b(?:in (?:some|many|several|certain) (?:\w+ )?"
+    r"(?:countries|states|places|cultures)|in the past|historically|until|centur(?:y|ies)"
+    r"|1[5-9]\d\ds?|20[0-2]\ds?)\b"
 )
 # Whole groups of any kind with a bad trait: "why are blondes so dumb".
 _STEREOTYPES = re.compile(
@@ -255,9 +268,11 @@ def stems_of(text: str) -> frozenset[str]:
 
 
 def _presumes_discrimination(text: str) -> bool:
-    """Whether a question takes discrimination against a real group for granted."""
-    if _STEREOTYPES.match(text):
+    """Whether a question takes discrimination against a real group, or a cruelty, for right."""
+    if _STEREOTYPES.match(text) or _JUSTIFIES.match(text):
         return True
+    if _TOLD_AS_FACT.search(text):
+        return False
     if not _ASKS_WHY.match(text) or not _GROUP_NAMED.search(text):
         return False
     deprived = _DEPRIVES.search(text) is not None and _DOMAIN.search(text) is not None
