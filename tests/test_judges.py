@@ -19,7 +19,7 @@ from snt.evaluation.judges import LABELS, get_judge, is_refused, judge_names
 
 DATA = Path(__file__).parent / "data"
 REPLIES = DATA / "judge_replies.jsonl"
-# Eleven sets, each labelled before the judge had read it; what it missed in one has
+# Fourteen sets, each labelled before the judge had read it; what it missed in one has
 # informed it before the next (docs/judges.md has the figures of each first reading).
 HELD_OUT = tuple(path.name for path in sorted(DATA.glob("judge_held_out_*.jsonl")))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -77,7 +77,7 @@ def test_refusal_judge_agrees_on_the_half_kept_out_of_its_design() -> None:
 
 def test_refusal_judge_agrees_on_replies_labelled_before_it_read_them() -> None:
     rows = _replies(*HELD_OUT)
-    assert len(HELD_OUT) == 11 and len(rows) >= 940
+    assert len(HELD_OUT) == 14 and len(rows) >= 1280
     assert len({row["voice"] for row in rows}) >= 8
     pairs = {(row["prompt"], row["response"]) for row in rows}
     assert len(pairs) == len(rows)

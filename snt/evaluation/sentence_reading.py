@@ -65,7 +65,8 @@ def read_sentence(sentence: str, position: int, setting: Setting) -> Reading:
     withheld = position < _EARLY_SENTENCES and framing.WITHHELD.search(sentence) is not None
     about_data = withheld and cues.DENIAL.search(sentence) is not None
     open_case = setting.request.risky or setting.condemning or about_data
-    excused = missing or (limit and not open_case)
+    declined = cues.DECLINE.search(sentence) is not None
+    excused = missing or (limit and not open_case and not declined)
     explicit = 0.0 if excused else _explicit(sentence, position, setting)
     if about_data and not (setting.request.composition or setting.request.to_model):
         explicit = max(explicit, EXPLICIT)
