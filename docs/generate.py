@@ -27,6 +27,8 @@ COMMANDS = (
     "patch scale",
     "patch diff",
     "patch export",
+    "push",
+    "pull",
     "models",
     "backends",
     "judges",

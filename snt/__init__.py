@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from snt.robust.settings import RobustSettings, TaskSchedule
     from snt.robust.task_data import Task, load_task
     from snt.robust.workflow import RobustRun, robust_tune
+    from snt.sharing import Pulled, Pushed, pull, push
     from snt.training import Schedule
     from snt.tuning import Tuning, tune
     from snt.verification import Verification, verify
@@ -105,6 +106,10 @@ _WHERE = {
     "verify": "snt.verification",
     "Verification": "snt.verification",
     "VerifySettings": "snt.verification_arms",
+    "Pulled": "snt.sharing",
+    "Pushed": "snt.sharing",
+    "pull": "snt.sharing",
+    "push": "snt.sharing",
 }
 __all__ = [
     "Detection",
@@ -120,6 +125,8 @@ __all__ = [
     "NeuronMask",
     "Patch",
     "Protection",
+    "Pulled",
+    "Pushed",
     "RobustRun",
     "RobustSettings",
     "Schedule",
@@ -154,6 +161,8 @@ __all__ = [
     "patch_scale",
     "patch_stack",
     "protect",
+    "pull",
+    "push",
     "robust_tune",
     "run",
     "rejudge_file",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from snt.errors import RequestError, RunFailure, SntError, unknown_name
+from snt.errors import RequestError, RunFailure, SntError, UnknownNameError, unknown_name
 
 T = TypeVar("T")
 
@@ -27,11 +27,15 @@ IGNORED = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.py"]
 class HubUnreachable(RunFailure):
     """The Hub did not answer, or not as a Hub does."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, what: str = "model") -> None:
         """Keep `reason` apart from the remedy, for callers who take another way."""
+        others = (
+            "give a local directory, or use --offline with a model that is already in the cache"
+            if what == "model"
+            else "and try again"
+        )
         super().__init__(
-            f"{reason}; check the network, HF_ENDPOINT and the proxy settings, give a local "
-            "directory, or use --offline with a model that is already in the cache"
+            f"{reason}; check the network, HF_ENDPOINT and the proxy settings, {others}"
         )
         self.reason = reason
 
@@ -71,9 +75,9 @@ def ask(hub_id: str, revision: str | None, *, seconds: float, known: Iterable[st
 
     try:
         # A slow import is no fault of the Hub's: it is left a second in any case.
-        files = _within(max(until - time.monotonic(), 1.0), question)
+        files = within(max(until - time.monotonic(), 1.0), question)
     except Exception as error:  # HTTP, TLS, proxy and JSON faults share no base
-        raise _explained(error, hub_id, revision, known) from error
+        raise explained(error, hub_id, revision, known) from error
     if files and not any(name.endswith(".safetensors") for name in files):
         held = sorted({Path(name).suffix for name in files} & {".bin", ".pth", ".pt", ".gguf"})
         raise RequestError(
@@ -88,7 +92,7 @@ def download(hub_id: str, revision: str | None, *, bars: bool, known: Iterable[s
     try:
         return _snapshot(hub_id, revision, **({} if bars else {"tqdm_class": _hidden_bar()}))
     except Exception as error:  # as above, and hf-xet's
-        raise _explained(error, hub_id, revision, known) from error
+        raise explained(error, hub_id, revision, known) from error
 
 
 def cached(hub_id: str, revision: str | None) -> Path | None:
@@ -143,7 +147,7 @@ def _hidden_bar() -> type[Any]:
     return Hidden
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T:
+def within(seconds: float, call: Callable[[], T]) -> T:
     """The result of `call`, or TimeoutError after `seconds`, whatever `call` is stuck in.
 
     A name lookup cannot be cancelled: the thread is left behind, and as a daemon it keeps no
@@ -167,8 +171,12 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # one of the two is set
 
 
-def _explained(
-    error: BaseException, hub_id: str, revision: str | None, known: Iterable[str]
+def explained(
+    error: BaseException,
+    hub_id: str,
+    revision: str | None,
+    known: Iterable[str],
+    what: str = "model",
 ) -> SntError:
     """What `error` of huggingface_hub means for the user who asked for `hub_id`."""
     from huggingface_hub import errors as hub
@@ -185,6 +193,11 @@ def _explained(
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.RepositoryNotFoundError) or status == 404:
+        if what != "model":
+            return UnknownNameError(
+                f"{endpoint()} has no {what} {hub_id}, or it is private: then run `hf auth login` "
+                "with an account that may read it"
+            )
         return unknown_name(
             "model",
             hub_id,
@@ -199,8 +212,10 @@ def _explained(
         )
     # huggingface_hub wraps what happened on the way in "not found in the cache".
     if isinstance(error, hub.LocalEntryNotFoundError) and error.__cause__ is not None:
-        return _explained(error.__cause__, hub_id, revision, known)
+        return explained(error.__cause__, hub_id, revision, known, what)
     said = f"HTTP {status}" if status else (str(error).strip().split("\n")[0] or "no reason given")
+    verb = "had from" if what == "model" else "reached on"
     return HubUnreachable(
-        f"{hub_id} could not be had from the Hub at {endpoint()} ({type(error).__name__}: {said})"
+        f"{hub_id} could not be {verb} the Hub at {endpoint()} ({type(error).__name__}: {said})",
+        what,
     )

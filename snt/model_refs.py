@@ -101,6 +101,14 @@ def resolve(
     return _in_cache(hub) if offline else _from_hub(hub, HUB_SECONDS)
 
 
+def repository_of(ref: str) -> tuple[str, str | None]:
+    """`owner/name[@revision]` -> (`owner/name`, revision). Raises RequestError for other forms."""
+    form = _HUB_ID.fullmatch(ref)
+    if form is None or "--" in form["id"] or ".." in ref or form["id"].endswith(".git"):
+        raise RequestError(f"{ref!r} is no repository of the Hub; give owner/name[@revision]")
+    return form["id"], form["revision"]
+
+
 def directory_fault(directory: Path) -> str | None:
     """Why `directory` is no model that snt can read, with what to do; None when it is one."""
     names = {path.name for path in directory.iterdir()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import socket
@@ -68,12 +69,25 @@ class Hub(ThreadingHTTPServer):
         self.files = tiny_model()
         self.mode = "serve"
         self.requests: list[str] = []
+        self.sha = SHA
+        self.created: list[dict[str, object]] = []
+        self.messages: list[str] = []
         self.closing = threading.Event()
 
     @property
     def url(self) -> str:
         """What HF_ENDPOINT is set to."""
         return f"http://127.0.0.1:{self.server_port}"
+
+    def commit(self, repository: str, body: bytes) -> dict[str, str]:
+        """Take the files of a commit as the Hub does, one JSON object a line."""
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "header":
+                self.messages.append(line["value"]["summary"])
+            else:
+                self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        self.sha = hashlib.sha1(body).hexdigest()
+        return {"commitOid": self.sha, "commitUrl": f"{self.url}/{repository}/commit/{self.sha}"}
 
     def downloaded(self) -> set[str]:
         """Names of the files whose contents were asked for."""
@@ -102,18 +116,53 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.server.mode in refused:
             status, code = refused[self.server.mode]
             self._send(status, b"{}", with_body, {"X-Error-Code": code} if code else {})
+        elif not self.server.files:
+            self._send(404, b"{}", with_body, {"X-Error-Code": "RepoNotFound"})
         elif "/resolve/" in path:
-            self._file(path.rpartition("/")[2], with_body)
+            name = max(
+                (n for n in self.server.files if path.endswith(f"/{n}")), key=len, default=""
+            )
+            self._file(name, with_body)
         elif "/tree/" in path:
             self._send(200, json.dumps([_entry(*item) for item in self.server.files.items()]))
         else:
             siblings = [{"rfilename": name} for name in self.server.files]
-            info = {"id": path.removeprefix("/api/models/"), "sha": SHA, "siblings": siblings}
+            info = {
+                "id": path.removeprefix("/api/models/"),
+                "sha": self.server.sha,
+                "siblings": siblings,
+            }
             self._send(200, json.dumps(info))
 
+    def do_POST(self) -> None:
+        """What a push asks: a repository, where contents go, a sound card, a commit."""
+        path = unquote(self.path.partition("?")[0])
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append(f"POST {path}")
+        if self.server.mode in ("read only", "broken"):
+            self._send(403 if self.server.mode == "read only" else 500, b"{}")
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            self.server.created.append(asked)
+            self.server.files[".gitattributes"] = b""
+            url = f"{self.server.url}/{asked.get('organization') or 'me'}/{asked['name']}"
+            self._send(200, json.dumps({"url": url}))
+        elif "/preupload/" in path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            modes = [{"path": at, "uploadMode": "regular", "shouldIgnore": False} for at in paths]
+            self._send(200, json.dumps({"files": modes}))
+        elif "/commit/" in path:
+            repository = path.removeprefix("/api/models/").partition("/commit/")[0]
+            self._send(200, json.dumps(self.server.commit(repository, body)))
+        else:
+            self._send(200, b"{}")
+
     def _file(self, name: str, with_body: bool) -> None:
+        if name not in self.server.files:
+            self._send(404, b"", with_body, {"X-Error-Code": "EntryNotFound"})
+            return
         content = self.server.files[name]
-        headers = {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": SHA}
+        headers = {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": self.server.sha}
         if with_body and self.server.mode == "unavailable":
             self._send(503, b"", with_body)
         elif with_body and self.server.mode == "cut":

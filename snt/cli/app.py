@@ -27,6 +27,8 @@ _WHERE = {
     "doctor": "lists:doctor",
     "mask": "mask:mask_app",
     "patch": "patch:patch_app",
+    "push": "share:push",
+    "pull": "share:pull",
 }
 
 
