@@ -43,7 +43,7 @@ def pull(
     ],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="Of its files; default: all that are snt's."),
+        typer.Argument(metavar="NAME", help="Of its files; default: all that are snt's."),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The directory to put them into.")
