@@ -49,7 +49,7 @@ CORPORA = {
     "perplexity": "prose/eval",
 }
 # An adapter's best learning rate is not that of slices: the outer ones show whether it was met.
-LORA_RATES = (5e-4, 1e-3, 2e-3)
+LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def arms(seeds: Sequence[int]) -> list[Arm]:
     found = []
     for number, seed in enumerate(seeds):
         found += [Arm("located", seed), Arm("random", seed)]
-        found += [Arm("lora", seed, rate) for rate in LORA_RATES if not number or rate == 1e-3]
+        found += [Arm("lora", seed, rate) for rate in LORA_RATES if not number or rate == 2e-3]
     return found
 
 

@@ -90,7 +90,8 @@ def ask(hub_id: str, revision: str | None, *, seconds: float, known: Iterable[st
 def download(hub_id: str, revision: str | None, *, bars: bool, known: Iterable[str] = ()) -> Path:
     """The snapshot's directory in the Hugging Face cache, complete. Raises as `ask` does."""
     try:
-        return _snapshot(hub_id, revision, **({} if bars else {"tqdm_class": _hidden_bar()}))
+        hidden = {} if bars else {"tqdm_class": hidden_bar()}
+        return within(None, lambda: _snapshot(hub_id, revision, **hidden))
     except Exception as error:  # as above, and hf-xet's
         raise explained(error, hub_id, revision, known) from error
 
@@ -135,7 +136,7 @@ def _first_byte(hub_id: str, name: str, commit: str | None, seconds: float) -> N
         next(reply.iter_raw(), b"")
 
 
-def _hidden_bar() -> type[Any]:
+def hidden_bar() -> type[Any]:
     from huggingface_hub.utils.tqdm import tqdm
 
     parent: Any = tqdm
@@ -147,8 +148,10 @@ def _hidden_bar() -> type[Any]:
     return Hidden
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
+def within(seconds: float | None, call: Callable[[], T]) -> T:
     """The result of `call`, or TimeoutError after `seconds`, whatever `call` is stuck in.
+
+    Without a time it is waited for, and Ctrl-C ends the waiting at once.
 
     A name lookup cannot be cancelled: the thread is left behind, and as a daemon it keeps no
     process alive.
@@ -210,6 +213,9 @@ def explained(
             f"{endpoint()} refuses {hub_id} (HTTP {status}): the token is not valid for it; "
             "run `hf auth login`, or unset HF_TOKEN"
         )
+    if what != "model" and status is not None and 400 <= status < 500:
+        reason = getattr(error, "server_message", None) or str(error).strip().split("\n")[0]
+        return RequestError(f"{endpoint()} refuses that for {hub_id} (HTTP {status}): {reason}")
     # huggingface_hub wraps what happened on the way in "not found in the cache".
     if isinstance(error, hub.LocalEntryNotFoundError) and error.__cause__ is not None:
         return explained(error.__cause__, hub_id, revision, known, what)

@@ -17,7 +17,7 @@ from snt.mask_cutting import DEFAULT_SELECT, Cut, cut_mask
 from snt.masks import NeuronMask, load_mask, save_mask
 from snt.opening import ModelChoice, resolve_choice
 from snt.progress import Progress
-from snt.published_masks import DEFAULT_AXIS, imported, read_published
+from snt.published_masks import DEFAULT_AXIS, check_axis, imported, read_published
 from snt.random_masks import random_like
 from snt.scores_files import load_scores, save_scores, scores_path
 from snt.scores_merging import NamedScores, merged
@@ -130,7 +130,10 @@ def mask_import(
     `kv_axis` as `published_masks.published_mask` says. Raises RequestError and children for a file
     that is none, and for a model that is not to be had or that the indices do not fit.
     """
+    check_axis(kv_axis)
     check_writable(output)
+    if output.exists() and (output.is_dir() or output.samefile(file)):
+        raise RequestError(f"cannot write the mask to {output}; choose another -o")
     found = read_published(file)
     resolved = resolve_choice(ModelChoice(model, offline=offline), progress=progress)
     try:
@@ -138,12 +141,18 @@ def mask_import(
     except FormatError as error:
         raise FormatError(f"{file}: {error}") from error
     save_mask(mask, output)
-    left = found.only_down
-    warning = (
-        f"down_proj names {left:,} that up_proj does not; left out, for a feed-forward neuron is "
-        "its row of the one and its column of the other"
-    )
-    return MadeMask(mask, output, warning=warning if left else None)
+    left, told = found.only_down, []
+    if left:
+        told.append(
+            f"down_proj names {left:,} that up_proj does not; left out, for a feed-forward neuron "
+            "is counted by its row of up_proj"
+        )
+    if mask.anatomy.group > 1 and kv_axis != "rows" and found.may_be_rows(mask.anatomy):
+        told.append(
+            "no key or value index is beyond the projections' own rows, as they would be on the "
+            "repeated axis; if they are rows, import again with --kv-axis rows"
+        )
+    return MadeMask(mask, output, warning="; ".join(told) or None)
 
 
 def _combined(

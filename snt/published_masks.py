@@ -12,8 +12,8 @@ others write rows of k_proj and v_proj at once.
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,14 @@ from snt.scores import Place
 
 LINES: Final = ("up_proj", "down_proj", "q_proj", "k_proj", "v_proj")
 _KINDS: Final = {"up_proj": "ffn", "q_proj": "q", "k_proj": "k", "v_proj": "v"}
-# 200 times what a 7B model's neurons take at 1%.
-_LARGEST = 64 * 2**20
+# A hundred times what a 7B model's neurons take at 1%.
+_LARGEST = 16 * 2**20
+_ENTRY = re.compile(
+    r"\s*(?P<layer>\d{1,9}|'\d{1,9}'|\"\d{1,9}\")\s*:\s*"
+    r"(?:set\(\)|\{(?P<set>[^{}\[\]()]*)\}|\[(?P<list>[^{}\[\]()]*)\]|\((?P<tuple>[^{}\[\]()]*)\))"
+    r"\s*(?P<more>,?)"
+)
+_INDEX = re.compile(r"(?P<quote>['\"]?)(?:neuron_)?(?P<number>\d{1,9})(?P=quote)")
 
 AXES: Final[Mapping[str, Callable[[Tensor, Anatomy], Tensor]]] = {
     "tuned": lambda index, a: index // a.group,
@@ -50,6 +56,14 @@ class PublishedNeurons:
 
     lines: Mapping[str, Mapping[int, tuple[int, ...]]]
     sha256: str
+
+    def may_be_rows(self, anatomy: Anatomy) -> bool:
+        """Whether key and value indices all stay within the rows that are there."""
+        return all(
+            not indices or indices[-1] < anatomy.size(_KINDS[name])
+            for name in ("k_proj", "v_proj")
+            for indices in self.lines[name].values()
+        )
 
     @property
     def only_down(self) -> int:
@@ -69,7 +83,7 @@ def read_published(path: Path) -> PublishedNeurons:
         raise FormatError(f"{path}: {path.stat().st_size:,} bytes are more than a neuron file has")
     data = path.read_bytes()
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: it is no text ({error})") from error
     rows = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -94,32 +108,44 @@ def published_mask(
     does, `measured` takes the row whose repeated copy was scored, `rows` takes them as they are.
     Raises UnknownNameError for another axis, FormatError for what does not fit the anatomy.
     """
-    if axis not in AXES:
-        raise unknown_name("axis of keys and values", axis, AXES)
+    check_axis(axis)
+    # What the down projection counts differs from file to file: its columns, or its outputs.
+    _check("down_proj", found, anatomy, max(anatomy.size("ffn"), anatomy.d_model))
     neurons: dict[Place, Tensor] = {}
     for name, kind in _KINDS.items():
         repeated = kind in ("k", "v") and axis != "rows"
         size = anatomy.size("q" if repeated else kind)
+        _check(name, found, anatomy, size)
         for layer, indices in sorted(found.lines[name].items()):
-            if layer >= anatomy.layers:
-                raise FormatError(
-                    f"{name}: layer {layer} is beyond the model's {anatomy.layers}; "
-                    "give the model that the file is of"
-                )
             if not indices:
                 continue
-            if indices[-1] >= size:
-                more = "; --kv-axis says how they count" if kind in ("k", "v") else ""
-                raise FormatError(
-                    f"{name}: index {indices[-1]} of layer {layer} is beyond the {size} there are"
-                    f"{more}; give the model that the file is of"
-                )
             index = torch.tensor(indices, dtype=torch.int64)
             rows = AXES[axis](index, anatomy) if kind in ("k", "v") else index
             neurons[layer, kind] = torch.tensor(sorted(set(rows.tolist())), dtype=torch.int32)
     if not neurons:
         raise RequestError("the file names no neuron; there is nothing to import")
     return NeuronMask(anatomy, neurons)
+
+
+def check_axis(axis: str) -> None:
+    """Raise UnknownNameError for an axis that is none."""
+    if axis not in AXES:
+        raise unknown_name("axis of keys and values", axis, AXES)
+
+
+def _check(name: str, found: PublishedNeurons, anatomy: Anatomy, size: int) -> None:
+    for layer, indices in found.lines[name].items():
+        if layer >= anatomy.layers:
+            raise FormatError(
+                f"{name}: layer {layer} is beyond the model's {anatomy.layers}; give the model "
+                "that the file is of"
+            )
+        if indices and indices[-1] >= size:
+            more = "; --kv-axis says how they count" if name in ("k_proj", "v_proj") else ""
+            raise FormatError(
+                f"{name}: index {indices[-1]} of layer {layer} is beyond the {size} there are"
+                f"{more}; give the model that the file is of"
+            )
 
 
 def imported(found: PublishedNeurons, model: ResolvedModel, axis: str = DEFAULT_AXIS) -> NeuronMask:
@@ -153,28 +179,37 @@ def imported(found: PublishedNeurons, model: ResolvedModel, axis: str = DEFAULT_
 
 
 def _line(where: str, line: str) -> dict[int, tuple[int, ...]]:
-    try:
-        read = ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise FormatError(f"{where}: no dictionary of layers can be read from it") from error
-    if not isinstance(read, dict):
-        raise FormatError(f"{where}: it holds a {type(read).__name__}, not a dictionary of layers")
+    """One dictionary, taken apart by its commas: nothing is evaluated, memory is a few times it."""
+    text = line.strip()
+    if not (text.startswith("{") and text.endswith("}")):
+        raise FormatError(f"{where}: it is no dictionary from layers to indices")
     found: dict[int, tuple[int, ...]] = {}
-    for key, items in read.items():
-        layer = _number(f"{where}: layer", key)
+    at, end, more = 1, len(text) - 1, True
+    while text[at:end].strip():
+        entry = _ENTRY.match(text, at, end)
+        if entry is None or not more:
+            raise FormatError(
+                f"{where}: {text[at:end][:40].strip()!r} is no layer with a set or list of indices"
+            )
+        layer = int(entry["layer"].strip("'\""))
         if layer in found:
             raise FormatError(f"{where}: layer {layer} stands there twice")
-        if not isinstance(items, set | list | tuple):
-            raise FormatError(f"{where}: layer {layer} has no set or list of indices")
-        indices = {_number(f"{where}: layer {layer}, index", item) for item in items}
-        found[layer] = tuple(sorted(indices))
+        items = entry["set"] or entry["list"] or entry["tuple"] or ""
+        found[layer] = _indices(f"{where}: layer {layer}", items)
+        at, more = entry.end(), bool(entry["more"])
     return found
 
 
-def _number(what: str, item: object) -> int:
-    if isinstance(item, str):
-        digits = item.removeprefix("neuron_")
-        item = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else item
-    if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < 2**31:
-        raise FormatError(f"{what} {str(item)[:40]!r} is no whole number from 0 on")
-    return item
+def _indices(where: str, items: str) -> tuple[int, ...]:
+    found = set()
+    # A comma may follow the last one.
+    for item in map(
+        str.strip, items.rstrip().removesuffix(",").split(",") if items.strip() else ()
+    ):
+        index = _INDEX.fullmatch(item)
+        if index is None:
+            raise FormatError(
+                f"{where}, index {item[:40]!r} is no whole number of at most 9 digits"
+            )
+        found.add(int(index["number"]))
+    return tuple(sorted(found))

@@ -14,8 +14,11 @@ from pydantic import ValidationError
 from snt.errors import FormatError, MissingFileError, RequestError, unknown_name
 from snt.memory import peak_bytes, release
 from snt.progress import Progress, Silence
+from snt.recipe_reading import read_document, shortened
 from snt.recipe_schema import STEPS, Recipe
 from snt.recipe_steps import Steps
+
+_FAULTS = 12
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,7 @@ def load_recipe(reference: str, changes: Sequence[str] = ()) -> Recipe:
     Raises MissingFileError, or FormatError that lists every fault of the recipe together.
     """
     path = _find(reference)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path} is no YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise FormatError(f"{path}: a recipe is a mapping of names to settings")
+    document = read_document(path)
     # `detect:` with nothing after it asks for the step with its defaults.
     document = {
         key: {} if key in STEPS and value is None else value for key, value in document.items()
@@ -66,7 +64,9 @@ def load_recipe(reference: str, changes: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-        raise FormatError(f"{path}: " + "; ".join(faults)) from error
+        more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
+        told = "; ".join(map(shortened, faults[:_FAULTS]))
+        raise FormatError(f"{path}: {told}{more}") from error
     _check(recipe, path)
     return recipe
 

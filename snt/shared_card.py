@@ -7,39 +7,59 @@ from collections.abc import Sequence
 
 from snt.shared_files import SharedFile
 
-# By this line a card is known as one that snt wrote, and may write again.
+# By this line a card is known as one that snt keeps the table of.
 MARK = "<!-- files of snt; the table below is kept by `snt push` -->"
+_HEAD = "| file | kind | model | what it says |\n|---|---|---|---|"
+_TABLE = re.compile(rf"{re.escape(MARK)}\n+(?:\|.*(?:\n|$))*")
 _ROW = re.compile(r"\| `(?P<name>[^`|]+)` \| (?P<rest>.*) \|")
+_BASE = re.compile(r"\| `([\w.-]+/[\w.-]+)` \|")
+_MODELS = re.compile(r"^base_model:.*\n(?:[ \t]*-.*\n)*", re.MULTILINE)
 
 
 def card(repository: str, shared: Sequence[SharedFile], before: str | None = None) -> str | None:
-    """The card with rows of `shared`, and those of other files that the card `before` has.
+    """The card with rows of `shared`; of a card `before`, all else stays as it is.
 
-    None when `before` is a card by somebody else, which is left alone.
+    None when `before` is a card without our table, which is left alone.
     """
     if before is not None and before.strip() and MARK not in before:
         return None
-    rows = {m["name"]: m["rest"] for m in map(_ROW.fullmatch, (before or "").split("\n")) if m}
+    old = _TABLE.search(before or "")
+    rows = {
+        m["name"]: m["rest"] for m in map(_ROW.fullmatch, (old[0] if old else "").split("\n")) if m
+    }
     for one in shared:
         model = f"`{_cell(one.model)}`" if one.model else "-"
-        rows[_cell(one.name)] = f"{one.kind} | {model} | {_cell(one.facts)}"
-    models = {_base(rest) for rest in rows.values()} - {None}
-    base = "".join(f"\n- {one}" for one in sorted(filter(None, models)))
-    table = "\n".join(f"| `{name}` | {rest} |" for name, rest in sorted(rows.items()))
+        rows[_cell(one.name)] = f"{one.kind} | {model} | {_text(one.facts)}"
+    lines = "".join(f"| `{name}` | {rest} |\n" for name, rest in sorted(rows.items()))
+    table = f"{MARK}\n\n{_HEAD}\n{lines}"
+    found = [_BASE.search(f"| {rest} |") for rest in rows.values()]
+    models = "".join(f"- {name}\n" for name in sorted({m[1] for m in found if m}))
+    base = f"base_model:\n{models}" if models else ""
+    if before is None or not before.strip():
+        return _new(repository, table, base)
+    return _with_models(_TABLE.sub(lambda _: table, before, count=1), base)
+
+
+def _with_models(text: str, base: str) -> str:
+    """The front matter's base models as they are now; other lines of it are the owner's."""
+    head, mark, rest = text.partition("\n---\n")
+    if not (mark and text.startswith("---\n")):
+        return text
+    head += "\n"
+    changed = _MODELS.sub(lambda _: base, head, count=1) if _MODELS.search(head) else head + base
+    return f"{changed.rstrip(chr(10))}{mark}{rest}"
+
+
+def _new(repository: str, table: str, base: str) -> str:
     return f"""---
 library_name: snt
 tags:
 - safety
-- snt{f"{chr(10)}base_model:{base}" if base else ""}
----
+- snt
+{base}---
 # Safety neurons: {repository}
 
-{MARK}
-
-| file | kind | model | what it says |
-|---|---|---|---|
 {table}
-
 Get them with `snt pull {repository}`; `snt inspect FILE` shows what is in one and how it was made.
 
 ## What it is for
@@ -51,11 +71,11 @@ on either, refusals of harmless requests included (`snt eval`).
 """
 
 
-def _base(rest: str) -> str | None:
-    found = re.search(r"\| `([\w.-]+/[\w.-]+)` \|", f"| {rest} |")
-    return found[1] if found else None
-
-
 def _cell(text: str) -> str:
-    """One line without what would end a cell or begin markup."""
-    return re.sub(r"[|`<>\n\r]", " ", text)[:200]
+    """One line without what would end a cell or its code."""
+    return re.sub(r"[|`<>\x00-\x1f\x7f\ud800-\udfff]", " ", text)[:200]
+
+
+def _text(text: str) -> str:
+    """The same without what would be markup: it is somebody's own words."""
+    return re.sub(r"[\[\]!*\\&#]", " ", _cell(text))

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, TypeVar
+from typing import Any
 
 from snt import hub_models
 from snt.atomic import sha256_of, whole_directory, whole_file
-from snt.errors import MissingFileError, RequestError, unknown_name
+from snt.errors import RequestError, unknown_name
+from snt.hub_repositories import Repository, Snapshot, cached_snapshot, listed_snapshot
 from snt.model_refs import repository_of
 from snt.progress import Progress, Silence
 from snt.shared_card import card
-from snt.shared_files import METADATA_KEY, PATTERNS, SharedFile, is_ours, names_in, shared_file
-
-T = TypeVar("T")
-
-# How long one question may take; contents have the library's own patience.
-SECONDS = 30.0
+from snt.shared_files import PATCH_FILES, SharedFile, check_places, names_in, shared_file
 
 
 @dataclass(frozen=True)
@@ -63,42 +59,43 @@ def push(
 ) -> Pushed:
     """Put masks, scores files, patch directories and recipes into the repository `to`, one commit.
 
-    Everything is read and checked first. The repository is made when there is none, with a card
-    that says what is in it; a card that somebody else wrote is left alone. Raises RequestError and
+    Everything is read and checked first. The repository, and the branch of `owner/name@branch`, is
+    made when there is none, with a card that says what is in it; of a card that is there only our
+    table changes. Files that a patch had and has no longer are taken out. Raises RequestError and
     children for what cannot be shared or reached with this token, RunFailure when the Hub fails.
     """
     progress = progress or Silence()
-    repository, revision = repository_of(to)
+    repository, branch = repository_of(to)
     if hub_models.forbidden():
-        raise RequestError("HF_HUB_OFFLINE is set, and snt push needs the Hub; unset it")
+        raise RequestError(
+            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and snt push needs the Hub; unset it"
+        )
     if not paths:
         raise RequestError("nothing to push; give masks, scores files, patch directories, recipes")
     shared = [shared_file(Path(path)) for path in paths]
     names = [one.name for one in shared]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    folded = [name.casefold() for name in names]
+    twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
     if twice is not None:
         raise RequestError(f"two of the files are named {twice!r}; rename one of them")
+    for one in shared:
+        check_places(one)
     files = {at: path for one in shared for at, path in one.files.items()}
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api = HfApi(endpoint=hub_models.endpoint())
-    if not _asked(to, lambda: api.repo_exists(repository)):
-        _asked(to, lambda: api.create_repo(repository, private=private, exist_ok=True))
-    written = card(repository, shared, _card_of(api, repository, revision))
-    operations = [CommitOperationAdd(at, str(path)) for at, path in sorted(files.items())]
+    hub = Repository(repository, branch)
+    last, held = hub.made_ready(private)
+    written = card(repository, shared, hub.card() if "README.md" in held else None)
+    operations: list[Any] = [
+        CommitOperationAdd(at, str(path)) for at, path in sorted(files.items())
+    ]
     if written is not None:
         operations.append(CommitOperationAdd("README.md", written.encode("utf-8")))
+    gone = [f"{one.name}/{at}" for one in shared if one.kind == "patch" for at in PATCH_FILES]
+    operations += [CommitOperationDelete(at) for at in gone if at in held and at not in files]
     size = sum(path.stat().st_size for path in files.values())
     progress.say(f"sending {len(files)} files ({size / 1e6:.1f} MB) to {repository}")
-    done = _explained(
-        to,
-        lambda: api.create_commit(
-            repository,
-            operations,
-            commit_message=message or f"snt push: {', '.join(names)}",
-            revision=revision,
-        ),
-    )
+    done = hub.commit(operations, message or f"snt push: {', '.join(names)}", last)
     kinds = {one.name: one.kind for one in shared}
     return Pushed(repository, str(done.oid), str(done.commit_url), tuple(sorted(files)), kinds)
 
@@ -114,150 +111,80 @@ def pull(
 ) -> Pulled:
     """Fetch what `source`, `owner/name[@revision]`, holds of snt's files, or `names` of it.
 
-    Each is checked before it lies in `output`; files there that differ are replaced with `force`
-    alone. `offline` takes what an earlier pull left in the cache. Raises UnknownNameError for a
-    name that is not there, RequestError and children for what cannot be had or is not what it
-    says, RunFailure when the Hub fails.
+    Each is checked before it lies in `output`; what is not snt's is left, and what is named and is
+    not raises. Files there that differ are replaced with `force` alone, and no others are touched.
+    `offline` takes what an earlier pull left in the cache. Raises UnknownNameError for a name that
+    is not there, RequestError and children for what cannot be had or is not what it says,
+    RunFailure when the Hub fails.
     """
     progress = progress or Silence()
     repository, revision = repository_of(source)
-    offline = offline or hub_models.forbidden()
-    asked = [name.rstrip("/") for name in names]
-    cached = _cached(repository, revision, asked) if offline else None
-    held = names_in(_listing(repository, revision) if cached is None else _files_in(cached))
+    asked = list(dict.fromkeys(name.rstrip("/") for name in names))
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise RequestError(f"{output} is a file; -o takes a directory")
+    if offline or hub_models.forbidden():
+        snapshot: Snapshot = cached_snapshot(repository, revision)
+    else:
+        snapshot = listed_snapshot(repository, revision)
+    held = names_in(at for at in snapshot.paths if not asked or at.split("/")[0] in asked)
     missing = next((name for name in asked if name not in held), None)
     if missing is not None:
-        raise unknown_name(f"file of {repository}", missing, held)
-    ours = asked or [
-        name
-        for name, at in held.items()
-        if (_is_ours(repository, revision, at[0]) if cached is None else is_ours(cached / at[0]))
-    ]
-    if not ours:
-        raise RequestError(f"{repository} holds no mask, scores file, patch or recipe of snt")
-    paths = [at for name in ours for at in held[name]]
-    fetched = cached or _explained(
-        repository, lambda: _snapshot(repository, revision, paths), revision
-    )
-    output = Path(output)
-    with tempfile.TemporaryDirectory() as folder:
-        # The cache holds links, and more than was asked for.
-        for at in paths:
-            (Path(folder) / at).parent.mkdir(exist_ok=True)
-            copyfile(fetched / at, Path(folder) / at)
-        checked = [shared_file(Path(folder) / name) for name in ours]
-        for one in () if force else checked:
-            _check_room(one, output)
+        raise unknown_name(f"file of {repository}", missing, names_in(snapshot.paths))
+    wanted = {n: held[n] for n in asked or held if asked or snapshot.is_ours(held[n][0])}
+    folder = snapshot.fetch([at for paths in wanted.values() for at in paths])
+    with tempfile.TemporaryDirectory() as copies:
+        checked = []
+        for name, paths in wanted.items():
+            # The cache holds links, and more than was asked for.
+            for at in paths:
+                (Path(copies) / at).parent.mkdir(exist_ok=True)
+                copyfile(folder / at, Path(copies) / at)
+            try:
+                checked.append(shared_file(Path(copies) / name))
+            except RequestError as error:
+                fault = str(error).replace(f"{copies}/", f"{repository}/").replace(copies, "")
+                if asked:
+                    raise type(error)(fault) from error
+                progress.say(f"left: {fault}")
+        if not checked:
+            raise RequestError(f"{repository} holds no mask, scores file, patch or recipe of snt")
+        for one in checked:
+            _check_room(one, output, force)
         for one in checked:
             _place(one, output)
             progress.say(f"{one.name}: {one.kind}, {one.facts}")
     return Pulled(
         repository,
-        fetched.name,
+        snapshot.commit,
         tuple(output / one.name for one in checked),
         {one.name: one.kind for one in checked},
         {one.name: one.facts for one in checked},
     )
 
 
-def _card_of(api: Any, repository: str, revision: str | None) -> str | None:
-    from huggingface_hub.errors import EntryNotFoundError
-
-    def question() -> str | None:
-        try:
-            path = api.hf_hub_download(repository, "README.md", revision=revision)
-        except EntryNotFoundError:
-            return None
-        return Path(path).read_text(encoding="utf-8")
-
-    return _asked(repository, question)
-
-
-def _listing(repository: str, revision: str | None) -> list[str]:
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=hub_models.endpoint())
-    info = _asked(
-        repository, lambda: api.model_info(repository, revision=revision, timeout=SECONDS), revision
-    )
-    return [file.rfilename for file in info.siblings or []]
-
-
-def _is_ours(repository: str, revision: str | None, at: str) -> bool:
-    """As `is_ours`, of a file that is not here yet: by its first bytes, for it may be large."""
-    if not at.endswith(".safetensors"):
-        return True
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=hub_models.endpoint())
-    header = _asked(
-        repository, lambda: api.parse_safetensors_file_metadata(repository, at, revision=revision)
-    )
-    return METADATA_KEY in header.metadata
-
-
-def _snapshot(
-    repository: str, revision: str | None, patterns: Sequence[str], offline: bool = False
-) -> Path:
-    """The folder of one commit's files whose paths match, downloaded unless `offline`."""
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(
-            repository,
-            revision=revision,
-            endpoint=hub_models.endpoint(),
-            allow_patterns=list(patterns),
-            local_files_only=offline,
-        )
-    )
-
-
-def _cached(repository: str, revision: str | None, names: Sequence[str]) -> Path:
-    """The folder of what an earlier pull fetched, `names` of it or all."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    patterns = [part for name in names for part in (name, f"{name}/*")] or list(PATTERNS)
-    try:
-        return _snapshot(repository, revision, patterns, offline=True)
-    except LocalEntryNotFoundError as error:
-        raise MissingFileError(
-            f"{', '.join(names) or 'all of its files'} of {repository} would have to be in the "
-            "cache of the Hub; pull once without --offline, or name what was pulled before"
-        ) from error
-
-
-def _files_in(folder: Path) -> list[str]:
-    return [at.relative_to(folder).as_posix() for at in folder.rglob("*") if at.is_file()]
-
-
-def _check_room(one: SharedFile, output: Path) -> None:
+def _check_room(one: SharedFile, output: Path, force: bool) -> None:
     """Raise RequestError when something else lies where `one` would."""
+    place = output / one.name
+    if place.exists() and place.is_dir() != (one.kind == "patch"):
+        raise RequestError(f"{place} exists and is of another kind; -o takes another place")
     for at, path in one.files.items():
         there = output / at
-        if there.exists() and (there.is_dir() or sha256_of(there) != sha256_of(path)):
+        if there.is_dir():
+            raise RequestError(f"{there} is a directory; -o takes another place")
+        if not force and there.exists() and sha256_of(there) != sha256_of(path):
             raise RequestError(
                 f"{there} exists and is another file; --force replaces it, -o takes another place"
             )
 
 
 def _place(one: SharedFile, output: Path) -> None:
-    if one.kind != "patch":
-        with whole_file(output / one.name) as temporary:
-            copyfile(one.files[one.name], temporary)
+    """Copy the files of `one` to their places; others that lie there stay."""
+    if one.kind == "patch" and not (output / one.name).exists():
+        with whole_directory(output / one.name) as folder:
+            for path in one.files.values():
+                copyfile(path, folder / path.name)
         return
-    with whole_directory(output / one.name) as folder:
-        for path in one.files.values():
-            copyfile(path, folder / path.name)
-
-
-def _asked(repository: str, question: Callable[[], T], revision: str | None = None) -> T:
-    """The answer to a short question, within its time. Raises as `_explained` does."""
-    return _explained(repository, lambda: hub_models.within(SECONDS, question), revision)
-
-
-def _explained(repository: str, call: Callable[[], T], revision: str | None = None) -> T:
-    try:
-        return call()
-    except Exception as error:  # HTTP, TLS, proxy and JSON faults share no base
-        raise hub_models.explained(error, repository, revision, (), "repository") from error
+    for at, path in one.files.items():
+        with whole_file(output / at) as temporary:
+            copyfile(path, temporary)

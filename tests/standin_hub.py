@@ -84,6 +84,8 @@ class Hub(ThreadingHTTPServer):
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "header":
                 self.messages.append(line["value"]["summary"])
+            elif line["key"] == "deletedFile":
+                del self.files[line["value"]["path"]]
             else:
                 self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         self.sha = hashlib.sha1(body).hexdigest()
@@ -130,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             info = {
                 "id": path.removeprefix("/api/models/"),
                 "sha": self.server.sha,
+                "private": False,
                 "siblings": siblings,
             }
             self._send(200, json.dumps(info))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +83,26 @@ def test_axes_of_keys_and_values(tmp_path: Path) -> None:
     [
         (["{}"] * 4, "4 lines that are not empty"),
         (["{}"] * 6, "6 lines that are not empty"),
-        (["__import__('os').system('touch hacked')", *["{}"] * 4], "line 1 (up_proj): no dict"),
-        (["{0: {1}", *["{}"] * 4], "line 1 (up_proj): no dictionary"),
-        ([*["{}"] * 4, "[1, 2]"], "line 5 (v_proj): it holds a list"),
-        (["[" * 5000, *["{}"] * 4], "line 1 (up_proj): no dictionary"),
-        (["{}", "{'one': {1}}", *["{}"] * 3], "layer 'one' is no whole number"),
+        (
+            ["__import__('os').system('touch hacked')", *["{}"] * 4],
+            "line 1 (up_proj): it is no dictionary",
+        ),
+        (["{0: {1}", *["{}"] * 4], "'0: {1' is no layer with a set"),
+        ([*["{}"] * 4, "[1, 2]"], "line 5 (v_proj): it is no dictionary"),
+        (["[" * 5000, *["{}"] * 4], "line 1 (up_proj): it is no dictionary"),
+        (["{}", "{'one': {1}}", *["{}"] * 3], "is no layer with a set or list"),
         (["{0: {1}, '0': {2}}", *["{}"] * 4], "layer 0 stands there twice"),
-        (["{0: 7}", *["{}"] * 4], "layer 0 has no set or list"),
+        (["{0: 7}", *["{}"] * 4], "'0: 7' is no layer with a set or list"),
         (["{0: {-1}}", *["{}"] * 4], "index '-1' is no whole number"),
         (["{0: {1.0}}", *["{}"] * 4], "index '1.0' is no whole number"),
         (["{0: {True}}", *["{}"] * 4], "index 'True' is no whole number"),
-        (["{0: {'neuron_'}}", *["{}"] * 4], "index 'neuron_' is no whole number"),
+        (["{0: {'neuron_'}}", *["{}"] * 4], "is no whole number"),
         (["{0: {99999999999999999999}}", *["{}"] * 4], "is no whole number"),
+        (["{0: {0x1f}}", *["{}"] * 4], "index '0x1f' is no whole number"),
+        (["{0: {1,, 2}}", *["{}"] * 4], "index '' is no whole number"),
+        (["{0: {1} 1: {2}}", *["{}"] * 4], "'1: {2}' is no layer"),
+        (["{}", "{3: {1}}", *["{}"] * 3], "down_proj: layer 3 is beyond"),
+        (["{}", "{0: {40}}", *["{}"] * 3], "down_proj: index 40 of layer 0 is beyond the 40"),
         (["{3: {1}}", *["{}"] * 4], "layer 3 is beyond the model's 3"),
         (["{0: {40}}", *["{}"] * 4], "index 40 of layer 0 is beyond the 40"),
         (["{}"] * 5, "names no neuron"),
@@ -114,6 +123,16 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         read_published(tmp_path / "none.txt")
 
 
+def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
+    line = f"{{0: [{', '.join(['7'] * 400_000)}]}}"
+    tracemalloc.start()
+    found = _neurons(tmp_path, line, *["{}"] * 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.lines["up_proj"] == {0: (7,)}
+    assert peak < 60 * len(line)
+
+
 def test_the_command(tmp_path: Path) -> None:
     write_pico(tmp_path / "pico")
     _file(tmp_path / "n.txt", {0: {3, 5}}, {0: {3, 4}}, {1: {2}}, {0: {0, 1}}, {})
@@ -122,6 +141,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["warning"].startswith("down_proj names 1 that") and report["neurons"] > 3
+    assert "import again with --kv-axis rows" in report["warning"]
     assert 0.0 < report["parameter_share"] < 1.0
     mask = load_mask(tmp_path / "m.safetensors")
     assert mask.provenance["selection"]["kv_axis"] == "tuned"
@@ -132,6 +152,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = snt("inspect", "m.safetensors", "r.safetensors", at=tmp_path)
     assert done.returncode == 0, done.stderr
-    for bad in (("--kv-axis", "sideways"), ("--model", "./none")):
+    for bad in (("--kv-axis", "sideways"), ("--model", "./none"), ("-o", "n.txt"), ("-o", ".")):
         done = snt(*words, *bad, at=tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

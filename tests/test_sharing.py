@@ -103,6 +103,21 @@ def test_the_card_keeps_rows_and_leaves_other_cards_alone(
     assert hub_server.files["README.md"] == b"# Ours\n" and "c.safetensors" in hub_server.files
 
 
+def test_a_card_keeps_what_people_wrote(hub_server: Hub, own_caches: Path) -> None:
+    hub_server.files = {}
+    snt.push([_mask(own_caches / "a.safetensors")], "team/masks")
+    text = hub_server.files["README.md"].decode()
+    text = text.replace("tags:", "license: apache-2.0\ntags:") + "\n## Ours\n| a | b |\n"
+    hub_server.files["README.md"] = text.encode()
+    snt.push([_mask(own_caches / "b.safetensors")], "team/masks")
+    again = hub_server.files["README.md"].decode()
+    assert "license: apache-2.0" in again and again.endswith("## Ours\n| a | b |\n")
+    assert again.count("\n| `") == 2 and again.count("base_model:\n- tiny/model\n") == 1
+    hub_server.files["README.md"] = b"\xff\xfe"
+    snt.push([_mask(own_caches / "c.safetensors")], "team/masks")
+    assert hub_server.files["README.md"] == b"\xff\xfe"
+
+
 def test_a_card_takes_no_markup_from_names() -> None:
     path = Path("x.safetensors")
     shared = sharing.SharedFile(
@@ -110,6 +125,9 @@ def test_a_card_takes_no_markup_from_names() -> None:
     )
     text = card("team/masks", [shared])
     assert text is not None and text.count("\n| `") == 1 and "<b>" not in text
+    linked = sharing.SharedFile("r.yaml", "recipe", {"r": path}, None, "![t](http://e) \ud800 \x1b")
+    made = card("team/masks", [linked])
+    assert made is not None and "](http" not in made and made.encode("utf-8")
     assert card("team/masks", [shared], text) == text
     assert card("team/masks", [shared], "# Ours") is None and MARK in text
 
@@ -135,12 +153,90 @@ def test_a_models_weights_are_not_pulled(hub_server: Hub, own_caches: Path) -> N
         snt.pull("tiny/model", output="got")
 
 
+def test_what_is_not_ours_is_left(hub_server: Hub, own_caches: Path) -> None:
+    whole = _mask(own_caches / "m.safetensors").read_bytes()
+    header = b'{"__metadata__":null}'
+    hub_server.files = {
+        "m.safetensors": whole,
+        "merge_config.yml": b"models: []\n",
+        "bomb.yaml": b"a: &a [x]\n" + b"b: [" + b"*a, " * 40 + b"]\n",
+        "deep.yaml": b"[" * 3000,
+        "date.yaml": b"name: 2001-99-99\n",
+        "x/patch.safetensors": whole,
+        "x/README.md": b"x",
+        "patch.safetensors": whole[:40],
+        "null.safetensors": len(header).to_bytes(8, "little") + header,
+        "garbage.safetensors": b"\xff" * 64,
+    }
+    assert snt.pull("team/masks", output="got").kinds == {"m.safetensors": "mask"}
+    for name in set(hub_server.files) - {"m.safetensors", "x/patch.safetensors", "x/README.md"}:
+        with pytest.raises(RequestError) as error:
+            snt.pull("team/masks", [name], output="got")
+        assert "/tmp" not in str(error.value) and len(str(error.value)) < 600
+    assert [path.name for path in (own_caches / "got").iterdir()] == ["m.safetensors"]
+
+
+def test_a_pull_touches_nothing_else(hub_server: Hub, own_caches: Path) -> None:
+    hub_server.files = {}
+    patch = _patch(own_caches / "firm")
+    snt.push([patch], "team/masks")
+    before = {path.name: path.read_bytes() for path in patch.iterdir()}
+    snt.pull("team/masks")
+    snt.pull("team/masks", force=True)
+    assert {path.name: path.read_bytes() for path in patch.iterdir()} == before
+    shutil.rmtree(patch)
+    patch.write_text("a file")
+    for force in (False, True):
+        with pytest.raises(RequestError, match="of another kind"):
+            snt.pull("team/masks", force=force)
+    assert patch.read_text() == "a file"
+    with pytest.raises(RequestError, match="-o takes a directory"):
+        snt.pull("team/masks", output="firm")
+
+
+def test_a_patch_pushed_again_loses_what_it_no_longer_has(
+    hub_server: Hub, own_caches: Path
+) -> None:
+    hub_server.files = {}
+    patch = _patch(own_caches / "firm")
+    snt.push([patch], "team/masks")
+    (patch / "mask.safetensors").unlink()
+    snt.push([patch], "team/masks")
+    assert {name for name in hub_server.files if "/" in name} == {
+        "firm/patch.safetensors",
+        "firm/report.json",
+    }
+
+
+def test_branches_and_private_repositories(hub_server: Hub, own_caches: Path) -> None:
+    mask = _mask(own_caches / "m.safetensors")
+    with pytest.raises(RequestError, match="public already"):
+        snt.push([mask], "team/masks", private=True)
+    assert "m.safetensors" not in hub_server.files
+    snt.push([mask], "team/masks@next")
+    assert "POST /api/models/team/masks/branch/next" in hub_server.requests
+    assert "POST /api/models/team/masks/commit/next" in hub_server.requests
+
+
+def test_offline_takes_what_was_pulled_beside_weights(hub_server: Hub, own_caches: Path) -> None:
+    mask = _mask(own_caches / "m.safetensors")
+    snt.push([mask, _mask(own_caches / "b.safetensors", 1)], "tiny/model")
+    snt.pull("tiny/model", ["m.safetensors"], output="got")
+    snt.push([mask], "tiny/model")
+    hub_server.requests.clear()
+    found = snt.pull("tiny/model", output="again", offline=True)
+    assert found.kinds == {"m.safetensors": "mask"} and hub_server.requests == []
+    with pytest.raises(UnknownNameError):
+        snt.pull("tiny/model", ["b.safetensors"], output="again", offline=True)
+
+
 def test_damaged_files_are_not_kept(hub_server: Hub, own_caches: Path) -> None:
     whole = _mask(own_caches / "m.safetensors").read_bytes()
     hub_server.files = {"good.safetensors": whole, "m.safetensors": whole[:-3]}
-    with pytest.raises(FormatError):
-        snt.pull("team/masks", output="got")
+    with pytest.raises(FormatError, match=r"team/masks/m\.safetensors"):
+        snt.pull("team/masks", ["m.safetensors"], output="got")
     assert not (own_caches / "got").exists()
+    assert snt.pull("team/masks", output="got").kinds == {"good.safetensors": "mask"}
 
 
 def test_other_files_are_replaced_with_force_alone(hub_server: Hub, own_caches: Path) -> None:
@@ -181,6 +277,10 @@ def test_what_is_not_shared(own_caches: Path) -> None:
     patch = _patch(own_caches / "firm")
     (own_caches / "model.bin").write_bytes(b"x")
     (own_caches / "bad.yaml").write_text("name: x\ntune: {speed: 3}\n")
+    (own_caches / "here.yaml").write_text("name: x\ntune: {mask: /home/somebody/m.safetensors}\n")
+    shutil.copy(mask, own_caches / "m;n.safetensors")
+    (own_caches / "nan").mkdir()
+    shutil.copy(mask, own_caches / "nan" / "patch.safetensors")
     (own_caches / "empty").mkdir()
     (own_caches / "other").mkdir()
     shutil.copy(mask, own_caches / "other")
@@ -191,6 +291,9 @@ def test_what_is_not_shared(own_caches: Path) -> None:
         ([own_caches / "none.safetensors"], "team/masks", "no file"),
         ([own_caches / "model.bin"], "team/masks", "only these are shared"),
         ([own_caches / "bad.yaml"], "team/masks", "speed"),
+        ([own_caches / "here.yaml"], "team/masks", "a place on this machine"),
+        ([own_caches / "m;n.safetensors"], "team/masks", "no name to share"),
+        ([own_caches / "nan"], "team/masks", "snt-patch"),
         ([own_caches / "empty"], "team/masks", "patch"),
         ([patch / "patch.safetensors"], "team/masks", "give the directory"),
         ([mask, own_caches / "other" / "m.safetensors"], "team/masks", "two of the files"),

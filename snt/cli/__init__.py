@@ -64,5 +64,7 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 def _stop(message: str, code: int) -> None:
     here = world()
     who = "" if here.leads else f"process {here.rank + 1} of {here.size}: "
-    sys.stderr.write(f"snt: {who}{message}\n")
+    from snt.cli.output import printable
+
+    sys.stderr.write(f"snt: {who}{printable(message)}\n")
     sys.exit(code)

@@ -116,7 +116,11 @@ def import_file(
     ],
     output: Written,
     model: Annotated[
-        str | None, typer.Option("--model", help="The model that the file is of.")
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model that the file is of; default: $SNT_MODEL, else smollm2-135m.",
+        ),
     ] = None,
     kv_axis: Annotated[
         str,

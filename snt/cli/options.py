@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -11,6 +12,8 @@ from typing import Annotated
 import typer
 
 from snt.cli.output import Output
+
+_PLACE = re.compile(r"/|~|\.\./|file:|[A-Za-z]:[/\\]|\\\\")
 
 Model = Annotated[
     str | None,
@@ -148,7 +151,12 @@ def assignment(text: str, option: str) -> tuple[str, str]:
 
 def typed_command() -> str:
     """The command as it was typed, less where things lie here: what it made may be shared."""
-    words = (
-        Path(word).name if word.startswith(("/", "~", "../")) else word for word in sys.argv[1:]
-    )
-    return shlex.join(["snt", *words])
+    return shlex.join(["snt", *map(_without_place, sys.argv[1:])])
+
+
+def _without_place(word: str) -> str:
+    """A word of a command with a place on this machine, also after `--option=`, cut to its name."""
+    before, sign, place = word.rpartition("=")
+    if not _PLACE.match(place):
+        return word
+    return before + sign + re.split(r"[/\\]", place.rstrip("/\\"))[-1]

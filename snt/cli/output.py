@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from snt.processes import leads
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Output:
@@ -30,7 +33,7 @@ class Output:
     def say(self, text: str) -> None:
         """One sentence to stderr."""
         if not self.quiet:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, name: str, total: int, unit: str) -> Iterator[Callable[[float], None]]:
@@ -53,7 +56,16 @@ class Output:
             return
         console = Console(highlight=False)
         for renderable in renderables:
-            console.print(renderable)
+            # Of a file's own words none may be markup or steer the terminal.
+            if isinstance(renderable, str):
+                console.print(printable(renderable), markup=False)
+            else:
+                console.print(renderable)
+
+
+def printable(text: str) -> str:
+    """`text` without the control characters that terminals obey."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _finite(value: Any) -> Any:

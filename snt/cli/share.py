@@ -19,7 +19,7 @@ def push(
         ),
     ],
     to: Annotated[
-        str, typer.Option("--to", help="The repository, owner/name[@branch]; made when missing.")
+        str, typer.Option("--to", help="owner/name[@branch]; either is made when missing.")
     ],
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")

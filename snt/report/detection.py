@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from snt.report.figures import duration, gigabytes, percent
 from snt.report.overlap import comparison
@@ -75,5 +76,5 @@ def languages_report(found: LanguageDetection) -> list[RenderableType]:
     """The detection of each language, then how their masks overlap."""
     parts: list[RenderableType] = []
     for name, detection in found.detections.items():
-        parts += [f"\n[bold]{name}[/bold]", *detection_table(detection.as_json())]
+        parts += [Text(f"\n{name}", style="bold"), *detection_table(detection.as_json())]
     return [*parts, *comparison(found.comparison)]
