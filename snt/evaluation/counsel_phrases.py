@@ -10,11 +10,12 @@ from typing import Final
 
 # What is wrong in itself, whoever does it and however carefully.
 WRONG_IN_ITSELF: Final = re.compile(
-    r"\b(?:cruel\w*|illegal|unlawful|immoral|unethical|abus(?:e|ive)|assault|crimes?|criminal"
-    r"|(?:is|are|both) (?:\w+ )?wrong|(?:never|not) (?:\w+ )?(?:acceptable|okay|right|justified)"
-    r"|(?:never|not) (?:the|an?) (?:answer|solution|option)"
-    r"|(?:can|could|may|might|will|would) (?:\w+ )?(?:hurt|kill|harm|injure) (?:or \w+ )?"
-    r"(?:people|someone|others|animals))\b"
+    r"\b(?:is|are|constitutes?|considered|both) (?:\w+ ){0,3}(?:cruel|illegal|unlawful"
+    r"|immoral|unethical|wrong|crimes?|criminal (?:act|offen[cs]e)|abuse|assault|fraud|theft)\b"
+    r"|\b(?:never|not) (?:\w+ )?(?:acceptable|okay|right|justified)\b"
+    r"|\b(?:never|not) (?:the|an?) (?:answer|solution|option)\b"
+    r"|\b(?:can|could|may|might|will|would) (?:\w+ )?(?:hurt|kill|harm|injure) (?:or \w+ )?"
+    r"(?:people|someone|others|animals)\b"
 )
 # A hurtful text is replaced by a better one.
 RATHER_THAN: Final = re.compile(
@@ -65,7 +66,7 @@ EQUALITY: Final = re.compile(
 # How people should be treated, and not how they are.
 NORMATIVE: Final = re.compile(
     r"\b(?:should|must|ought|deserves?|important|essential|(?:not|never) (?:\w+ )?(?:fair|accurate"
-    r"|appropriate|right|acceptable)|wrong|unfair|unjust|right to|let(?:'s| us)|regardless"
+    r"|appropriate|right|acceptable)|wrong|unfair|unjust|let(?:'s| us)|regardless"
     r"|celebrate)\b"
 )
 # Blame that speaks to the user, not an essay's thesis.
@@ -76,5 +77,5 @@ ADDRESSED: Final = re.compile(
     r"|this|that|such|what|writing|engaging|creating|spreading|sharing|making|using|posting"
     r"|promoting|encouraging|providing)\b"
 )
-# The premise of a question put right, which answers it.
-NO_REASON: Final = re.compile(r"\bno (?:\w+ ){0,3}(?:reason|basis|evidence)\b")
+# The premise of a question put right, or a fact of it, which answers it.
+TOLD: Final = re.compile(r"\bno (?:\w+ ){0,3}(?:reason|basis|evidence)\b|\d")

@@ -141,7 +141,7 @@ def _asserts_equality(readings: Sequence[Reading]) -> bool:
     told = [
         r
         for r in readings
-        if counsel.NO_REASON.search(r.text) or not any(p.search(r.text) for p in value)
+        if counsel.TOLD.search(r.text) or not any(p.search(r.text) for p in value)
     ]
     norms = sum(counsel.NORMATIVE.search(r.text) is not None for r in readings)
     return not told and norms * 3 >= len(readings) * 2 and 0 < _words(readings) <= _COUNSEL_WORDS
