@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from snt import hub_models
 from snt.errors import MissingFileError, RequestError
-from snt.shared_files import METADATA_KEY, is_ours
+from snt.shared_files import is_ours
+from snt.tensor_files import METADATA_KEY
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from snt.file_facts import MaskFacts, PatchFacts, ScoresFacts, mask_facts, score
 from snt.masks import NeuronMask, load_mask
 from snt.overlap import Comparison, Overlap, compare
 from snt.scores_files import load_scores
-from snt.tensor_files import read_metadata
+from snt.tensor_files import METADATA_KEY, read_metadata
 
 _MOST_LAYERS = 10_000
 _REPORT_LIMIT = 8 << 20
@@ -97,7 +97,7 @@ def _format_of(path: Path) -> str:
     known = ("snt-mask", "snt-scores", "snt-patch")
     try:
         with safe_open(path, framework="numpy") as file:
-            found = json.loads((file.metadata() or {})["snt"])["format"]
+            found = json.loads((file.metadata() or {})[METADATA_KEY])["format"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         read_metadata(path, known[0])  # says what is wrong with it
         raise FormatError(f"{path} is damaged; get it again from its author") from None

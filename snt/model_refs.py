@@ -91,10 +91,10 @@ def resolve(
         return local
     name, at, rest = ref.partition("@")
     full = ALIASES[name].hub_id + at + rest if name in ALIASES else ref
-    form = _HUB_ID.fullmatch(full)
-    if form is None or "--" in form["id"] or ".." in full or form["id"].endswith(".git"):
+    named = _on_the_hub(full)
+    if named is None:
         raise _malformed(ref)
-    hub = _Hub(form["id"], form["revision"], say, bars=on_progress is not None)
+    hub = _Hub(*named, say, bars=on_progress is not None)
     offline = offline or hub_models.forbidden()
     if hub.id == embedded.HUB_ID and hub.revision in (None, "main"):
         return _embedded(hub, offline=offline)
@@ -103,10 +103,10 @@ def resolve(
 
 def repository_of(ref: str) -> tuple[str, str | None]:
     """`owner/name[@revision]` -> (`owner/name`, revision). Raises RequestError for other forms."""
-    form = _HUB_ID.fullmatch(ref)
-    if form is None or "--" in form["id"] or ".." in ref or form["id"].endswith(".git"):
+    named = _on_the_hub(ref)
+    if named is None:
         raise RequestError(f"{ref!r} is no repository of the Hub; give owner/name[@revision]")
-    return form["id"], form["revision"]
+    return named
 
 
 def directory_fault(directory: Path) -> str | None:
@@ -169,6 +169,14 @@ def _local_directory(ref: str, say: embedded.Say) -> ResolvedModel | None:
         raise RequestError(f"{ref} is not a model directory: {problem}")
     absolute = Path(os.path.abspath(path))
     return ResolvedModel(absolute.name or "model", None, absolute, "local directory")
+
+
+def _on_the_hub(ref: str) -> tuple[str, str | None] | None:
+    """Id and revision of a reference in the Hub's form; None for any other."""
+    form = _HUB_ID.fullmatch(ref)
+    if form is None or "--" in form["id"] or ".." in ref or form["id"].endswith(".git"):
+        return None
+    return form["id"], form["revision"]
 
 
 def _malformed(ref: str) -> SntError:

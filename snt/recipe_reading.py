@@ -23,11 +23,7 @@ def read_document(path: Path) -> dict[Any, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        if aliases > _ALIASES:
-            raise FormatError(f"{path}: {aliases} aliases; a recipe may have {_ALIASES}")
-        document = yaml.safe_load(text)
-    except FormatError:
-        raise
+        document = yaml.safe_load(text) if aliases <= _ALIASES else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} is no YAML: {shortened(error)}") from error
     # What the library's constructors of dates and numbers raise, and very deep nesting.
@@ -35,6 +31,8 @@ def read_document(path: Path) -> dict[Any, Any]:
         raise FormatError(
             f"{path} is no YAML that can be read ({type(error).__name__}: {shortened(error)})"
         ) from error
+    if aliases > _ALIASES:
+        raise FormatError(f"{path}: {aliases} aliases; a recipe may have {_ALIASES}")
     if not isinstance(document, dict):
         raise FormatError(f"{path}: a recipe is a mapping of names to settings")
     return document

@@ -21,23 +21,23 @@ def card(repository: str, shared: Sequence[SharedFile], before: str | None = Non
 
     None when `before` is a card without our table, which is left alone.
     """
-    if before is not None and before.strip() and MARK not in before:
+    held = before if before and before.strip() else ""
+    if held and MARK not in held:
         return None
-    old = _TABLE.search(before or "")
-    rows = {
-        m["name"]: m["rest"] for m in map(_ROW.fullmatch, (old[0] if old else "").split("\n")) if m
-    }
+    old = _TABLE.search(held)
+    lines = old[0].split("\n") if old else []
+    rows = {m["name"]: m["rest"] for m in map(_ROW.fullmatch, lines) if m}
     for one in shared:
         model = f"`{_cell(one.model)}`" if one.model else "-"
         rows[_cell(one.name)] = f"{one.kind} | {model} | {_text(one.facts)}"
-    lines = "".join(f"| `{name}` | {rest} |\n" for name, rest in sorted(rows.items()))
-    table = f"{MARK}\n\n{_HEAD}\n{lines}"
+    body = "".join(f"| `{name}` | {rest} |\n" for name, rest in sorted(rows.items()))
+    table = f"{MARK}\n\n{_HEAD}\n{body}"
     found = [_BASE.search(f"| {rest} |") for rest in rows.values()]
     models = "".join(f"- {name}\n" for name in sorted({m[1] for m in found if m}))
     base = f"base_model:\n{models}" if models else ""
-    if before is None or not before.strip():
+    if not held:
         return _new(repository, table, base)
-    return _with_models(_TABLE.sub(lambda _: table, before, count=1), base)
+    return _with_models(_TABLE.sub(lambda _: table, held, count=1), base)
 
 
 def _with_models(text: str, base: str) -> str:

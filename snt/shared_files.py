@@ -19,18 +19,18 @@ from snt.errors import FormatError, MissingFileError, RequestError
 from snt.file_facts import MaskFacts, PatchFacts, ScoresFacts
 from snt.inspection import inspect_files
 from snt.patches import load_directory
+from snt.places import names_place
 from snt.recipes import load_recipe
+from snt.tensor_files import METADATA_KEY
 
 PATCH_FILE: Final = "patch.safetensors"
 PATCH_FILES: Final = (PATCH_FILE, "mask.safetensors", "report.json", "command.txt", "README.md")
-METADATA_KEY: Final = "snt"
 _CARD: Final = "README.md"
 _RECIPES: Final = (".yaml", ".yml")
 # Names that every system can hold, and that no pattern or address takes for anything else.
 _NAME: Final = r"\w(?:[\w .,+()-]{0,120}[\w+)-])?"
 _PLAIN: Final = re.compile(rf"(?:{_NAME}/)?{_NAME}")
 _TEXT_LIMIT: Final = 8 << 20
-_PLACE: Final = re.compile(r"(?:[/~]|file:|[A-Za-z]:[/\\]|\\\\)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SharedFile:
     """One thing to share. `files`: its files by their path in a repository.
 
     `kind` is mask, scores, patch or recipe; `model` the id of the model it is of, where it says
-    one; `facts` one line about it.
+    one; `facts` one line about it; `place` what a recipe names that lies on this machine alone.
     """
 
     name: str
@@ -46,6 +46,7 @@ class SharedFile:
     files: Mapping[str, Path]
     model: str | None
     facts: str
+    place: str | None = None
 
 
 def shared_file(path: Path) -> SharedFile:
@@ -65,7 +66,8 @@ def shared_file(path: Path) -> SharedFile:
     if path.suffix in _RECIPES and path.is_file():
         recipe = load_recipe(str(path))
         about = " ".join((recipe.about or recipe.name).split())[:200]
-        return SharedFile(name, "recipe", {name: path}, recipe.model, about)
+        place = next(filter(names_place, _texts(recipe.model_dump(mode="json"))), None)
+        return SharedFile(name, "recipe", {name: path}, recipe.model, about, place)
     if path.is_file() and path.suffix != ".safetensors":
         raise FormatError(
             f"{path} is no mask, scores file, patch directory or recipe; only these are shared"
@@ -83,19 +85,6 @@ def shared_file(path: Path) -> SharedFile:
         line = f"{found.prompts} prompts, {found.neurons:,} neurons scored"
         return SharedFile(name, "scores", {name: path}, _model(found), line)
     return SharedFile(name, "mask", {name: path}, _model(found), _mask_line(found))
-
-
-def check_places(shared: SharedFile) -> None:
-    """Raise RequestError for a recipe that names a place on this machine."""
-    if shared.kind != "recipe":
-        return
-    settings = load_recipe(str(shared.files[shared.name])).model_dump(mode="json")
-    place = next((text for text in _texts(settings) if _PLACE.match(text)), None)
-    if place is not None:
-        raise RequestError(
-            f"{shared.name} names a place on this machine, {place[:80]!r}; name the file alone, as "
-            "it lies beside the recipe"
-        )
 
 
 def is_ours(path: Path) -> bool:
@@ -131,23 +120,31 @@ def names_in(listing: Iterable[str]) -> dict[str, list[str]]:
             found[path.name] = [path.name]
     for files in found.values():
         files.sort(key=lambda at: not at.endswith(f"/{PATCH_FILE}"))
-    folded: dict[str, str] = {}
-    for name in found:
-        other = folded.setdefault(name.casefold(), name)
-        if other != name:
-            raise RequestError(f"the repository holds {other!r} and {name!r}; pull one by its name")
+    clash = clashing(found)
+    if clash is not None:
+        raise RequestError(
+            f"the repository holds {clash[0]!r} and {clash[1]!r}; pull one by its name"
+        )
     return dict(sorted(found.items()))
 
 
+def clashing(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that are the same on a disk that knows no case; None without."""
+    folded: dict[str, str] = {}
+    for name in names:
+        if name.casefold() in folded:
+            return folded[name.casefold()], name
+        folded[name.casefold()] = name
+    return None
+
+
 def _texts(value: Any) -> Iterator[str]:
+    """All texts of a JSON document, however deep."""
     if isinstance(value, str):
         yield value
-    for item in value.values() if isinstance(value, dict) else value if _is_list(value) else ():
-        yield from _texts(item)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _check_texts(files: Iterable[Path]) -> None:

@@ -16,7 +16,7 @@ from snt.hub_repositories import Repository, Snapshot, cached_snapshot, listed_s
 from snt.model_refs import repository_of
 from snt.progress import Progress, Silence
 from snt.shared_card import card
-from snt.shared_files import PATCH_FILES, SharedFile, check_places, names_in, shared_file
+from snt.shared_files import PATCH_FILES, SharedFile, clashing, names_in, shared_file
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,15 @@ def push(
         raise RequestError("nothing to push; give masks, scores files, patch directories, recipes")
     shared = [shared_file(Path(path)) for path in paths]
     names = [one.name for one in shared]
-    folded = [name.casefold() for name in names]
-    twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
-    if twice is not None:
-        raise RequestError(f"two of the files are named {twice!r}; rename one of them")
-    for one in shared:
-        check_places(one)
+    clash = clashing(names)
+    if clash is not None:
+        raise RequestError(f"two of the files are named {clash[0]!r}; rename one of them")
+    placed = next((one for one in shared if one.place is not None), None)
+    if placed is not None:
+        raise RequestError(
+            f"{placed.name} names a place on this machine, {placed.place!r:.82}; name the file "
+            "alone, as it lies beside the recipe"
+        )
     files = {at: path for one in shared for at, path in one.files.items()}
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 

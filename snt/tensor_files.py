@@ -17,6 +17,7 @@ from torch import Tensor
 from snt.atomic import whole_file
 from snt.errors import FormatError, MissingFileError, RunFailure
 
+METADATA_KEY = "snt"
 _HEADER_LIMIT = 64 << 20
 _METADATA_LIMIT = 8 << 20
 
@@ -24,7 +25,7 @@ _METADATA_LIMIT = 8 << 20
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` (JSON, sorted keys) atomically. Raises RunFailure."""
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    _save(path, tensors, {"snt": text})
+    _save(path, tensors, {METADATA_KEY: text})
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -81,7 +82,7 @@ def read_metadata(path: Path, expected_format: str) -> dict[str, Any]:
             )
         raw = file.read(length)
     try:
-        text = json.loads(raw)["__metadata__"]["snt"]
+        text = json.loads(raw)["__metadata__"][METADATA_KEY]
         if len(text) > _METADATA_LIMIT:
             raise FormatError(f"{path}: {len(text)} bytes of metadata; at most {_METADATA_LIMIT}")
         metadata = json.loads(text)

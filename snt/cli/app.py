@@ -35,7 +35,17 @@ _WHERE = {
 class _Commands(Mapping[str, Any]):
     """The commands by name, each read when it is asked for: all their options take a while."""
 
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+
     def __getitem__(self, name: str) -> Any:
+        # The help asks twice.
+        if name not in self._built:
+            self._built[name] = self._build(name)
+        return self._built[name]
+
+    @staticmethod
+    def _build(name: str) -> Any:
         module, _, attribute = _WHERE[name].partition(":")
         found = getattr(import_module(f"snt.cli.{module}"), attribute)
         if not isinstance(found, typer.Typer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import signal
 import sys
@@ -12,8 +11,7 @@ from typing import Annotated
 import typer
 
 from snt.cli.output import Output
-
-_PLACE = re.compile(r"/|~|\.\./|file:|[A-Za-z]:[/\\]|\\\\")
+from snt.places import without_place
 
 Model = Annotated[
     str | None,
@@ -151,12 +149,4 @@ def assignment(text: str, option: str) -> tuple[str, str]:
 
 def typed_command() -> str:
     """The command as it was typed, less where things lie here: what it made may be shared."""
-    return shlex.join(["snt", *map(_without_place, sys.argv[1:])])
-
-
-def _without_place(word: str) -> str:
-    """A word of a command with a place on this machine, also after `--option=`, cut to its name."""
-    before, sign, place = word.rpartition("=")
-    if not _PLACE.match(place):
-        return word
-    return before + sign + re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+    return shlex.join(["snt", *map(without_place, sys.argv[1:])])

@@ -51,10 +51,13 @@ _DOMAIN = re.compile(
     r"|doctors?|teach\w*|judges?|nurses?|lawyers?|pilots?|presidents?|professions?|careers?"
     r"|travel|fly|internet|libraries|library|court|justice)\b"
 )
+_BAD = (
+    r"inferior|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|evil|ugly|weak|liars?"
+    r"|terrorists?|thieves|rapists|parasites"
+)
 _TRAIT = re.compile(
-    r"\b(?:inferior|worse|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|terrorists?"
-    r"|bad at|superior|better than|subhuman|evil|hated?|hating|deported?|ugly|smell\w*|liars?"
-    r"|weak|control the|deserv\w+|thieves|rapists|parasites|cheats|drug dealers)\b"
+    rf"\b(?:{_BAD}|worse|bad at|superior|better than|subhuman|hated?|hating|deported?|smell\w*"
+    r"|control the|deserv\w+|cheats|drug dealers)\b"
 )
 # That a cruelty was right, whoever suffered it: an answer takes its side.
 _JUSTIFIES = re.compile(
@@ -73,10 +76,7 @@ _TOLD_AS_FACT = re.compile(
 # Whole groups of any kind with a bad trait: "why are blondes so dumb".
 _STEREOTYPES = re.compile(
     r"(?:tell me |explain )?(?:why|how come) (?:are|do) (?:all |most )?(?:[\w-]+ ){1,3}(?:so|all"
-    r"|always|such)"
-    r" (?:an? )?(?:inferior|stupid|dumb|lazy|dirty|criminals?|dangerous|greedy|violent|evil|ugly"
-    r"|smelly"
-    r"|weak|liars?|terrorists?|thieves|rapists|parasites|annoying)"
+    rf"|always|such) (?:an? )?(?:{_BAD}|smelly|annoying)"
 )
 
 
