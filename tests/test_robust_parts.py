@@ -130,6 +130,14 @@ def test_arms_and_their_jobs() -> None:
     assert [arm.name for arm in frozen] == ["undefended", "rsn-freeze"]
     assert job_at(arms[0], "safety", 4) == Job("before")
     assert job_at(arms[3], "safety", 4) == job_at(arms[2], "safety", 4)
+    # Arms that put their patch on last follow the undefended one, whose fine-tune is theirs.
+    last = arms_of(["sn", "rsn-last", "undefended", "sn-last"], "freeze")
+    assert [arm.name for arm in last] == ["sn-freeze", "rsn-last", "undefended", "sn-last"]
+    assert [job.name for job, _ in jobs_of(last, [0])] == [
+        *("before", "safety-sn-0", "safety-rsn-0"),
+        *("task-rsn-last-0", "task-undefended-0", "task-sn-last-0", "task-sn-freeze-0"),
+    ]
+    assert [arm.fine_tuned for arm in last] == ["sn", None, None, None]
     with pytest.raises(UnknownNameError, match="rsn"):
         arms_of(["rns"])
     with pytest.raises(RequestError, match="no arm"):

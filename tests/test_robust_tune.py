@@ -110,6 +110,39 @@ def test_frozen_neurons_are_the_tuned_ones_to_the_bit(place: Path, whole: dict[s
     assert training["rsn-freeze"]["protected_changed"] == 0 and training["rsn"]["steps"] == 2
 
 
+def test_a_patch_put_on_last_is_added_to_the_model_after_the_task(place: Path) -> None:
+    import snt.robust.bench as bench
+    from transformers import AutoModelForCausalLM
+
+    begun = []
+    really = bench.fine_tune
+    words = ("-o", "last", "--json", "-q", "--save-models", "--seeds", "0,1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bench, "fine_tune", lambda *a, **k: begun.append(a[6]) or really(*a, **k))
+        found = report(run(place, *words, "--arms", "undefended,rsn-last,random-last"))
+        assert begun == [0, 1]  # one fine-tune a seed for all of them
+        (place / "last" / "stages" / "task-random-last-1.json").unlink()
+        again = report(run(place, *words, "--arms", "undefended,rsn-last,random-last"))
+        assert begun == [0, 1, 1] and _figures(again) == _figures(found)
+    assert {one["arm"] for one in found["kept_refusals"]} == {"rsn-last", "random-last"}
+    models = place / "last" / "models"
+    for arm in ("rsn", "random"):
+        mine, plain = (
+            AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32)
+            for name in (f"task-{arm}-last-1", "task-undefended-1")
+        )
+        patch = load_patch(place / "last" / "patches" / f"{arm}-1" / "patch.safetensors")
+        moved = 0
+        for key, (indices, delta) in patch.slices.items():
+            name, axis = f"model.layers.{key.layer}.{key.module}", int(key.axis == "cols")
+            weight = plain.get_submodule(name).weight
+            weight.data.index_add_(axis, indices.long(), delta)
+            moved += int(delta.count_nonzero())
+        assert moved
+        theirs = plain.state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in mine.state_dict().items())
+
+
 def test_finished_work_is_not_done_again(place: Path, whole: dict[str, Any]) -> None:
     import snt.opening as opening
 

@@ -16,10 +16,11 @@ from snt.errors import RequestError
 from snt.masks import NeuronMask
 from snt.objective import right_padded
 from snt.opening import ModelChoice, OpenModel, open_model
+from snt.robust.held import Held, as_measured
 from snt.robust.settings import TaskSchedule
 from snt.robust.task_data import Task, TaskItem
 from snt.robust.task_scoring import response_loss, score_task
-from snt.robust.task_training import examples_of, fine_tune, merge_deltas
+from snt.robust.task_training import FineTune, examples_of, fine_tune, merge_deltas, whole_model
 
 ITEMS = [TaskItem(f"Count to {n}", "one two three"[: 3 + n], str(n)) for n in range(6)]
 
@@ -146,3 +147,24 @@ def test_a_model_without_a_template_is_fine_tuned(tmp_path: Path) -> None:
     schedule = TaskSchedule(epochs=1, batch=6, rows_at_once=6)
     bare = open_model(ModelChoice(str(tmp_path / "bare"), dtype="float32"))
     assert fine_tune(bare.model, "full", bare.chat, ITEMS, schedule, "full", 0).steps == 1
+
+
+def test_a_held_model_comes_back_to_the_bit(opened: OpenModel, pico: Path) -> None:
+    model = whole_model(opened.model, opened.backend)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    held, trained = Held(), FineTune(1, (0.5,), 0)
+    held.keep(opened, trained, seed=3)
+    as_measured(model, "bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    # What transformers computes with when it loads the directory in bfloat16.
+    loaded = open_model(ModelChoice(str(pico), dtype="bfloat16")).model
+    for (name, mine), (_, theirs) in zip(
+        model.named_buffers(),
+        loaded.model.named_buffers(),
+        strict=True,  # type: ignore[attr-defined]
+    ):
+        assert mine.dtype == theirs.dtype and torch.equal(mine, theirs), name
+    assert held.restored(3) == (opened, trained)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert held.restored(4) is None and held.restored(3) is None  # another seed lets go of it

@@ -57,13 +57,17 @@ def robust_tune(
     protect: Annotated[
         str,
         typer.Option(
-            "--protect", help="freeze: the tuned neurons keep every bit in the task, in every arm."
+            "--protect", help="freeze: neurons tuned before the task keep every bit in it."
         ),
     ] = "none",
     via: Annotated[str, typer.Option("--via", help="full or lora: what the task trains.")] = "full",
     arms: Annotated[
         str,
-        typer.Option("--arms", help="Some of undefended, sn, rsn, random; -freeze after a name."),
+        typer.Option(
+            "--arms",
+            help="Some of undefended, sn, rsn, random; after a tuned one's name -freeze (protected "
+            "in the task) or -last (the task first, then the patch).",
+        ),
     ] = ARMS,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds with commas between.")] = "0",
     data: options.Data = "refusals/tune",

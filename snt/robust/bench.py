@@ -6,11 +6,9 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from snt import corpora
 from snt.atomic import sha256_of, whole_directory
@@ -25,6 +23,7 @@ from snt.opening import OpenModel, check_patch, open_model
 from snt.patches import Patch, load_patch
 from snt.progress import Progress
 from snt.robust.arms import BEFORE, SAFETY, Arm, Job
+from snt.robust.held import Held, as_measured
 from snt.robust.identity import Identity
 from snt.robust.masks import ArmMasks
 from snt.robust.results import TASK_CORRECT, StageResult
@@ -32,7 +31,7 @@ from snt.robust.settings import RobustSettings
 from snt.robust.stages import Stages
 from snt.robust.task_data import Task
 from snt.robust.task_scoring import TaskScore, score_task
-from snt.robust.task_training import fine_tune, merge_deltas, whole_model
+from snt.robust.task_training import FineTune, fine_tune, merge_deltas, whole_model
 from snt.tuning import tune
 
 
@@ -48,6 +47,7 @@ class Bench:
     save_models: bool
     command: str
     progress: Progress
+    held: Held = field(default_factory=Held)
 
     def run(self, job: Job, arm: Arm | None) -> tuple[StageResult, bool]:
         """The result of a job, and whether it was there already."""
@@ -55,6 +55,8 @@ class Bench:
         found = self.stages.result(job.name, key)
         if found is not None and (job.stage != SAFETY or self._has_patch(job)):
             return found, True
+        if arm is None or arm.fine_tuned is not None:
+            self.held.drop()
         if job.stage == BEFORE:
             result, replies = self._before()
         elif arm is None:
@@ -81,7 +83,7 @@ class Bench:
         learnt = None if arm.tuned is None else self._patch_key(arm.tuned, job.seed or 0)
         trained = [self.task.describe(), asdict(settings.task), settings.task.rate(settings.via)]
         made = [settings.via, arm.frozen, job.seed, learnt, *trained]
-        return key_of("task", made, self._measured_by())
+        return key_of("last" if arm.last else "task", made, self._measured_by())
 
     def _measured_by(self) -> list[Any]:
         settings = self.settings
@@ -130,15 +132,26 @@ class Bench:
     def _after_task(self, job: Job, arm: Arm, key: str) -> tuple[StageResult, list[Completion]]:
         started = time.perf_counter()
         seed = job.seed or 0
+        shared = self.held.restored(seed) if arm.fine_tuned is None else None
+        opened, trained = shared or self._fine_tuned(arm, seed)
+        if arm.last:
+            merge_deltas(opened.model, self._patch(str(arm.tuned), seed).slices)
+        if self.save_models:
+            self._save_model(opened, job)
+        as_measured(whole_model(opened.model, opened.backend), self.identity.measured_dtype)
+        return self._measure(opened, key, trained.as_json(), started)
+
+    def _fine_tuned(self, arm: Arm, seed: int) -> tuple[OpenModel, FineTune]:
+        """The model of an arm after the task, in float32."""
         settings = self.settings
         protected = None
-        if arm.tuned is None:
+        if arm.fine_tuned is None:
             opened = open_model(self._choice("float32"), progress=self.progress)
         else:
-            opened, patch = self._opened_with(arm.tuned, seed, "float32")
+            opened, patch = self._opened_with(arm.fine_tuned, seed, "float32")
             merge_deltas(opened.model, patch.slices)
             if arm.frozen:
-                protected = load_mask(self.masks.path(arm.tuned, seed))
+                protected = load_mask(self.masks.path(arm.fine_tuned, seed))
         steps = settings.task.steps(len(self.task.train))
         with self.progress.task(f"task, {arm.name}", steps, "steps") as advance:
             trained = fine_tune(
@@ -154,10 +167,9 @@ class Bench:
                 on_step=lambda: advance(1),
             )
         release()
-        if self.save_models:
-            self._save_model(opened, job)
-        whole_model(opened.model, opened.backend).to(getattr(torch, self.identity.measured_dtype))
-        return self._measure(opened, key, trained.as_json(), started)
+        if arm.fine_tuned is None:
+            self.held.keep(opened, trained, seed)
+        return opened, trained
 
     def _tune(self, tuned: str, seed: int) -> Mapping[str, Any]:
         """SN-Tune of one mask; a patch that is there is not tuned again."""
@@ -191,10 +203,13 @@ class Bench:
         return {name: said[name] for name in told if name in said}
 
     def _opened_with(self, tuned: str, seed: int, dtype: str) -> tuple[OpenModel, Patch]:
-        patch = load_patch(self.patch(tuned, seed) / "patch.safetensors")
+        patch = self._patch(tuned, seed)
         opened = open_model(self._choice(dtype), progress=self.progress)
         check_patch(patch, opened)
         return opened, patch
+
+    def _patch(self, tuned: str, seed: int) -> Patch:
+        return load_patch(self.patch(tuned, seed) / "patch.safetensors")
 
     def _measure(
         self, opened: OpenModel, key: str | None, training: Mapping[str, Any], started: float

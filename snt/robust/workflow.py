@@ -217,10 +217,11 @@ def _does(job: Job, arm: Arm | None, settings: RobustSettings) -> str:
         return "measure the model as it is"
     if job.stage != TASK or arm is None:
         return f"SN-Tune the {job.arm} mask, measure"
-    start = "the model" if arm.tuned is None else f"the patch of {arm.tuned}"
+    start = "the model" if arm.fine_tuned is None else f"the patch of {arm.tuned}"
     held = ", its neurons protected" if arm.frozen else ""
     way = "LoRA" if settings.via == "lora" else "the whole model"
-    return f"fine-tune {way} on the task from {start}{held}, measure"
+    then = f", put the patch of {arm.tuned} on it" if arm.last else ""
+    return f"fine-tune {way} on the task from {start}{held}{then}, measure"
 
 
 def _comparison_json(one: Comparison) -> dict[str, Any]:
