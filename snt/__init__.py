@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from snt.patching import patch_apply, patch_diff, patch_export, patch_revert
     from snt.protection import Protection, protect
     from snt.recipes import load_recipe, run, run_recipe
+    from snt.rehearsal import Rehearsal, rehearse
     from snt.robust.settings import RobustSettings, TaskSchedule
     from snt.robust.task_data import Task, load_task
     from snt.robust.workflow import RobustRun, robust_tune
@@ -91,6 +92,8 @@ _WHERE = {
     "patch_stack": "snt.patch_making",
     "protect": "snt.protection",
     "Protection": "snt.protection",
+    "rehearse": "snt.rehearsal",
+    "Rehearsal": "snt.rehearsal",
     "load_recipe": "snt.recipes",
     "run": "snt.recipes",
     "run_recipe": "snt.recipes",
@@ -125,6 +128,7 @@ __all__ = [
     "NeuronMask",
     "Patch",
     "Protection",
+    "Rehearsal",
     "Pulled",
     "Pushed",
     "RobustRun",
@@ -161,6 +165,7 @@ __all__ = [
     "patch_scale",
     "patch_stack",
     "protect",
+    "rehearse",
     "pull",
     "push",
     "robust_tune",

@@ -253,6 +253,14 @@ class LazyBackend:
         found: dtype = self._made().fast_dtype()
         return found
 
+    def around(self, model: Any, tokenizer: Any) -> LoadedModel:
+        """A transformers model that is in memory. Raises RequestError where that cannot be."""
+        make = getattr(self._made(), "around", None)
+        if make is None:
+            raise RequestError(f"backend {self.name!r} loads its models itself; use 'full'")
+        held: LoadedModel = make(model, tokenizer)
+        return held
+
     def weight_bytes(self, size: ModelSize, item: int) -> int:
         """Bytes of weights that are held at once; `item` bytes an entry of the precision."""
         return size.parameters * item if self.held_bytes is None else self.held_bytes(size, item)

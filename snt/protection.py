@@ -51,21 +51,30 @@ def protect(model: Any, mask: NeuronMask | Path | str) -> Protection:
 class _Slice:
     """`indices` (n,) along `axis` of a parameter, and the values that it keeps there."""
 
+    key: SliceKey
     parameter: nn.Parameter
     axis: int
     indices: Tensor
     values: Tensor
 
     @staticmethod
-    def of(parameter: nn.Parameter, axis: int, indices: Tensor) -> _Slice:
+    def of(key: SliceKey, parameter: nn.Parameter, axis: int, indices: Tensor) -> _Slice:
         at = indices.to(parameter.device)
-        return _Slice(parameter, axis, at, parameter.detach().index_select(axis, at).clone())
+        return _Slice(key, parameter, axis, at, parameter.detach().index_select(axis, at).clone())
 
     def now(self) -> Tensor:
         return self.parameter.detach().index_select(self.axis, self._at())
 
+    @property
+    def bias(self) -> bool:
+        return self.parameter.ndim == 1
+
     def restore(self) -> None:
-        values = self.values.to(self.parameter.device, self.parameter.dtype)
+        self.write(self.values)
+
+    def write(self, values: Tensor) -> None:
+        """Put `values` there, in the parameter's precision."""
+        values = values.to(self.parameter.device, self.parameter.dtype)
         with torch.no_grad():
             self.parameter.index_copy_(self.axis, self._at(), values)
 
@@ -93,12 +102,12 @@ class Protection(TrainerCallback):
 
     def __init__(self, model: Any, mask: NeuronMask) -> None:
         """Raises as `protect` does."""
-        self._model = _plain(model)
+        self._model = plain_model(model)
         self._mask = mask
         _check(self._model, mask)
         self._slices = masked_slices(mask)
         self._weights = [
-            _Slice.of(parameter, axis, self._slices[key].long())
+            _Slice.of(key, parameter, axis, self._slices[key].long())
             for key in self._slices
             for parameter, axis in self._held(key)
         ]
@@ -141,8 +150,15 @@ class Protection(TrainerCallback):
 
     def __enter__(self) -> Self:
         self._begin()
-        self._handles.append(register_optimizer_step_post_hook(lambda *_: self.restore()))
+        self._handles.append(register_optimizer_step_post_hook(self._after_step))
         return self
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._stepped(optimizer)
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Some optimizer of this process has taken a step."""
+        self.restore()
 
     def __exit__(
         self,
@@ -260,23 +276,23 @@ def _zeros(key: SliceKey, module: Any, adapter: str, indices: Tensor) -> Iterato
     else:
         parts, free = [(first.weight, 1)], not bool(second.weight.detach().any())
     for parameter, axis in parts:
-        made = _Slice.of(parameter, axis, indices)
+        made = _Slice.of(key, parameter, axis, indices)
         if bool(made.values.any()) and not (free and key.axis == "cols"):
             raise RequestError(
                 f"{key}: the adapter {adapter!r} changes protected neurons already; merge it first "
                 "(merge_and_unload), or begin with an adapter that starts at zero"
             )
-        zeros = _Slice(parameter, axis, made.indices, torch.zeros_like(made.values))
+        zeros = _Slice(key, parameter, axis, made.indices, torch.zeros_like(made.values))
         zeros.restore()
         yield zeros
 
 
-def _plain(model: Any) -> Any:
+def plain_model(model: Any) -> Any:
     """The transformers model within what wraps it: torch.compile, data parallel, PEFT."""
     for name in ("_orig_mod", "module"):
         inner = getattr(model, name, None)
         if isinstance(inner, nn.Module):
-            return _plain(inner)
+            return plain_model(inner)
     base = getattr(model, "get_base_model", None)
     return base() if callable(base) else model
 

@@ -115,7 +115,9 @@ class RobustStep(_SafetyTuning):
     mask: str | None = None
     foundation: str | None = None
     foundation_select: str = "budget=5%"
-    protect: Literal["none", "freeze"] = "none"
+    protect: Literal["none", "freeze", "rehearse"] = "none"
+    rehearse_every: int = Field(default=2, ge=1)
+    rehearse_lr: float = Field(default=1e-3, gt=0)
     via: Literal["full", "lora"] = "full"
     arms: tuple[str, ...] = ("undefended", "sn", "rsn", "rsn-freeze", "random")
     seeds: tuple[int, ...] = (0,)

@@ -111,8 +111,9 @@ def test_frozen_neurons_are_the_tuned_ones_to_the_bit(place: Path, whole: dict[s
 
 
 def test_a_patch_put_on_last_is_added_to_the_model_after_the_task(place: Path) -> None:
-    import snt.robust.bench as bench
     from transformers import AutoModelForCausalLM
+
+    import snt.robust.bench as bench
 
     begun = []
     really = bench.fine_tune
@@ -161,6 +162,18 @@ def test_finished_work_is_not_done_again(place: Path, whole: dict[str, Any]) -> 
 
 def _figures(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found["rows"]]
+
+
+@pytest.mark.parametrize("via", ["full", "lora"])
+def test_rehearsed_neurons_move_by_the_rehearsals_alone(place: Path, via: str) -> None:
+    words = ("-o", f"rehearse-{via}", "--via", via, "--protect", "rehearse", "--json", "-q")
+    found = report(run(place, *words, "--arms", "undefended,rsn", "--rehearse-every", "1"))
+    row = next(r for r in found["rows"] if (r["arm"], r["stage"]) == ("rsn-rehearse", "task"))
+    training = row["training"]
+    assert training["rehearsed"] == training["steps"] == 2
+    assert training["protected"] and not training["protected_changed"]
+    again = report(run(place, *words, "--arms", "undefended,rsn-rehearse", "--rehearse-lr", "1e-4"))
+    assert again["reused"] == 3  # all but the arm that it is about
 
 
 def test_lora_seeds_and_freezing_every_arm(place: Path) -> None:
@@ -236,6 +249,7 @@ def test_a_task_by_loss_alone(place: Path) -> None:
         (("--seeds", "1,1"), "different ones"),
         (("--via", "half"), "full"),
         (("--protect", "glue"), "freeze"),
+        (("--rehearse-every", "0"), "at least 1"),
         (("--mask", "absent.safetensors"), "absent.safetensors"),
         (("--foundation", "absent.safetensors"), "absent.safetensors"),
         (("--foundation-select", "budget=100%"), "foundation neurons as well"),

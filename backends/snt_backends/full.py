@@ -41,6 +41,11 @@ def load(directory: Path, dtype: torch.dtype | None = None) -> FullModel:
     return FullModel(model, AutoTokenizer.from_pretrained(directory), anatomy, device)
 
 
+def around(model: Any, tokenizer: Any) -> FullModel:
+    """A transformers model that somebody else has loaded, and may be training."""
+    return FullModel(model, tokenizer, anatomy_of(model.config), model.device)
+
+
 def fast_dtype() -> torch.dtype:
     """bfloat16 where the processor multiplies it natively, else float32.
 

@@ -57,16 +57,24 @@ def robust_tune(
     protect: Annotated[
         str,
         typer.Option(
-            "--protect", help="freeze: neurons tuned before the task keep every bit in it."
+            "--protect",
+            help="freeze: neurons tuned before the task keep every bit in it. rehearse: they take "
+            "steps of the safety tuning between its steps.",
         ),
     ] = "none",
+    rehearse_every: Annotated[
+        int, typer.Option("--rehearse-every", help="Steps of the task between two rehearsals.")
+    ] = 2,
+    rehearse_lr: Annotated[
+        float, typer.Option("--rehearse-lr", help="Learning rate of the rehearsals.")
+    ] = 1e-3,
     via: Annotated[str, typer.Option("--via", help="full or lora: what the task trains.")] = "full",
     arms: Annotated[
         str,
         typer.Option(
             "--arms",
-            help="Some of undefended, sn, rsn, random; after a tuned one's name -freeze (protected "
-            "in the task) or -last (the task first, then the patch).",
+            help="Some of undefended, sn, rsn, random; after a tuned one's name -freeze, -rehearse "
+            "(see --protect) or -last (the task first, then the patch).",
         ),
     ] = ARMS,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds with commas between.")] = "0",
@@ -133,6 +141,7 @@ def robust_tune(
 
     given: Any = {"learning_rate": lr, "epochs": epochs}
     chosen: Any = {"protect": protect, "via": via}
+    chosen |= {"rehearse_every": rehearse_every, "rehearse_rate": rehearse_lr}
     if retain is not None:
         chosen["retain"] = tuple(name for name in retain if name != "none")
     settings = RobustSettings(

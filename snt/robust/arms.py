@@ -1,4 +1,4 @@
-"""The arms of the comparison: which neurons are tuned for safety, when, and whether frozen."""
+"""The arms of the comparison: which neurons are tuned for safety, and how they meet the task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ TUNED = {
     "rsn": "safety neurons that are no foundation neurons (RSN-Tune)",
     "random": "as many random neurons as rsn has, in the same layers and kinds",
 }
-FREEZE, LAST = "-freeze", "-last"
+# What an arm's name may end in, and what is then said of the arm.
+WAYS = {
+    "": "{0} tuned, then the task",
+    "freeze": "{0} tuned, then the task, those protected in it",
+    "rehearse": "{0} tuned, then the task, those protected in it and tuned on between its steps",
+    "last": "the task on the model itself, then the patch of {0} put on it",
+}
 BEFORE, SAFETY, TASK = "before", "safety", "task"
 STAGES = (BEFORE, SAFETY, TASK)
 
@@ -22,29 +28,30 @@ STAGES = (BEFORE, SAFETY, TASK)
 class Arm:
     """One way of defending. `tuned`: sn, rsn, random, or None for the undefended arm.
 
-    `frozen`: the tuned neurons are protected in the fine-tune. `last`: the model itself is
-    fine-tuned, and the patch is put on what came of it.
+    `way`, one of WAYS: freeze and rehearse protect the tuned neurons in the fine-tune; with last
+    the model itself is fine-tuned, and the patch is put on what came of it.
     """
 
     name: str
     tuned: str | None
-    frozen: bool = False
-    last: bool = False
+    way: str = ""
+
+    @property
+    def protected(self) -> bool:
+        """Whether the task leaves the tuned neurons alone."""
+        return self.way in ("freeze", "rehearse")
 
     @property
     def fine_tuned(self) -> str | None:
         """Whose patch is in the model when the fine-tune begins; None for no patch."""
-        return None if self.last else self.tuned
+        return None if self.way == "last" else self.tuned
 
     @property
     def about(self) -> str:
         """A line for plans and tables."""
         if self.tuned is None:
             return "no safety tuning, the task alone"
-        neurons = TUNED[self.tuned]
-        if self.last:
-            return f"the task on the model itself, then the patch of {neurons} put on it"
-        return f"{neurons} tuned, then the task" + (", those protected in it" * self.frozen)
+        return WAYS[self.way].format(TUNED[self.tuned])
 
 
 @dataclass(frozen=True)
@@ -62,27 +69,30 @@ class Job:
 
 
 def arms_of(names: Sequence[str], protect: str = "none") -> tuple[Arm, ...]:
-    """Arms by name; `-freeze` after a tuned arm protects its neurons in the fine-tune.
+    """Arms by name: undefended, or a tuned one with a way after a hyphen, such as rsn-freeze.
 
-    `-last` puts the patch on after it. With `protect` freeze every arm that is tuned before the
-    fine-tune is a frozen one. Raises UnknownNameError, and RequestError for no arm.
+    With `protect` freeze or rehearse, that is the way of tuned arms that name none. Raises
+    UnknownNameError, and RequestError for no arm.
     """
-    known = [UNDEFENDED, *(f"{name}{way}" for way in ("", FREEZE, LAST) for name in TUNED)]
+    known = [UNDEFENDED, *(_name(tuned, way) for way in WAYS for tuned in TUNED)]
     found: dict[str, Arm] = {}
     for name in names:
         if name not in known:
             raise unknown_name("arm", name, known)
+        tuned, _, way = name.partition("-")
         if name == UNDEFENDED:
             found[name] = Arm(name, None)
-        elif name.endswith(LAST):
-            found[name] = Arm(name, name.removesuffix(LAST), last=True)
-        else:
-            tuned, frozen = name.removesuffix(FREEZE), name.endswith(FREEZE) or protect == "freeze"
-            full = f"{tuned}{FREEZE if frozen else ''}"
-            found[full] = Arm(full, tuned, frozen)
+            continue
+        way = way or ("" if protect == "none" else protect)
+        full = _name(tuned, way)
+        found[full] = Arm(full, tuned, way)
     if not found:
         raise RequestError(f"no arm was given; choose from {', '.join(known)}")
     return tuple(found.values())
+
+
+def _name(tuned: str, way: str) -> str:
+    return f"{tuned}-{way}" if way else tuned
 
 
 def jobs_of(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Job, Arm | None]]:

@@ -22,6 +22,7 @@ from snt.memory import release
 from snt.opening import OpenModel, check_patch, open_model
 from snt.patches import Patch, load_patch
 from snt.progress import Progress
+from snt.rehearsal import Material, material_of
 from snt.robust.arms import BEFORE, SAFETY, Arm, Job
 from snt.robust.held import Held, as_measured
 from snt.robust.identity import Identity
@@ -82,8 +83,11 @@ class Bench:
         settings = self.settings
         learnt = None if arm.tuned is None else self._patch_key(arm.tuned, job.seed or 0)
         trained = [self.task.describe(), asdict(settings.task), settings.task.rate(settings.via)]
-        made = [settings.via, arm.frozen, job.seed, learnt, *trained]
-        return key_of("last" if arm.last else "task", made, self._measured_by())
+        made = [settings.via, arm.protected, job.seed, learnt, *trained]
+        if arm.way == "rehearse":
+            made += [settings.rehearse_every, settings.rehearse_rate]
+        way = arm.way if arm.way in ("rehearse", "last") else "task"
+        return key_of(way, made, self._measured_by())
 
     def _measured_by(self) -> list[Any]:
         settings = self.settings
@@ -134,7 +138,7 @@ class Bench:
         seed = job.seed or 0
         shared = self.held.restored(seed) if arm.fine_tuned is None else None
         opened, trained = shared or self._fine_tuned(arm, seed)
-        if arm.last:
+        if arm.way == "last":
             merge_deltas(opened.model, self._patch(str(arm.tuned), seed).slices)
         if self.save_models:
             self._save_model(opened, job)
@@ -144,14 +148,16 @@ class Bench:
     def _fine_tuned(self, arm: Arm, seed: int) -> tuple[OpenModel, FineTune]:
         """The model of an arm after the task, in float32."""
         settings = self.settings
-        protected = None
+        protected, rehearsed = None, None
         if arm.fine_tuned is None:
             opened = open_model(self._choice("float32"), progress=self.progress)
         else:
             opened, patch = self._opened_with(arm.fine_tuned, seed, "float32")
             merge_deltas(opened.model, patch.slices)
-            if arm.frozen:
+            if arm.protected:
                 protected = load_mask(self.masks.path(arm.fine_tuned, seed))
+            if arm.way == "rehearse":
+                rehearsed = self._material(opened, seed)
         steps = settings.task.steps(len(self.task.train))
         with self.progress.task(f"task, {arm.name}", steps, "steps") as advance:
             trained = fine_tune(
@@ -163,6 +169,7 @@ class Bench:
                 settings.via,
                 seed,
                 protected,
+                rehearsed,
                 half=self.identity.measured_dtype != "float32",
                 on_step=lambda: advance(1),
             )
@@ -201,6 +208,19 @@ class Bench:
         said = json.loads(report.read_text(encoding="utf-8"))
         told = ("steps", "masked", "changed", "max_abs_delta", "outside_changed", "seconds")
         return {name: said[name] for name in told if name in said}
+
+    def _material(self, opened: OpenModel, seed: int) -> Material:
+        settings, offline = self.settings, self.identity.choice.offline
+        return material_of(
+            opened.model,
+            opened.chat,
+            corpora.load_pairs(settings.data, offline=offline).pairs,
+            [corpora.load(name, offline=offline) for name in settings.retain],
+            replace(settings.tuning, learning_rate=settings.rehearse_rate, seed=seed),
+            settings.rehearse_every,
+            settings.positions,
+            self.progress,
+        )
 
     def _opened_with(self, tuned: str, seed: int, dtype: str) -> tuple[OpenModel, Patch]:
         patch = self._patch(tuned, seed)

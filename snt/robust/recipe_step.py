@@ -60,6 +60,8 @@ def settings_of(step: RobustStep) -> RobustSettings:
         arms=step.arms,
         seeds=step.seeds,
         protect=step.protect,
+        rehearse_every=step.rehearse_every,
+        rehearse_rate=step.rehearse_lr,
         via=step.via,
         foundation=step.foundation,
         foundation_select=step.foundation_select,

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snt.errors import RequestError, unknown_name
+from snt.rehearsal import EVERY, RATE
 from snt.tuning import POSITIONS, RETAIN
 
 if TYPE_CHECKING:
     from snt.evaluation.settings import Settings
     from snt.training import Schedule
 
-Protect = Literal["none", "freeze"]
+Protect = Literal["none", "freeze", "rehearse"]
 Via = Literal["full", "lora"]
 RATES: Mapping[Via, float] = {"full": 2e-5, "lora": 2e-4}
 
@@ -58,8 +59,9 @@ class RobustSettings:
     """The whole comparison but the model, the mask and the task's rows.
 
     `foundation` is a mask file, a corpus, or None for the second corpus of the detection;
-    `foundation_select` cuts foundation neurons from scores. `protect` freeze adds freezing to every
-    tuned arm. `task_tokens` is the longest reply to a task's prompt.
+    `foundation_select` cuts foundation neurons from scores. `protect` is the way of tuned arms that
+    name none; rehearsed neurons take a step after every `rehearse_every` steps of the task, at the
+    constant `rehearse_rate`. `task_tokens` is the longest reply to a task's prompt.
     """
 
     tuning: Schedule
@@ -67,6 +69,8 @@ class RobustSettings:
     arms: tuple[str, ...] = ("undefended", "sn", "rsn", "rsn-freeze", "random")
     seeds: tuple[int, ...] = (0,)
     protect: Protect = "none"
+    rehearse_every: int = EVERY
+    rehearse_rate: float = RATE
     via: Via = "full"
     foundation: str | None = None
     foundation_select: str = "budget=5%"
@@ -86,6 +90,11 @@ class RobustSettings:
             raise unknown_name("way", self.via, get_args(Via), "It is the value of --via.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise RequestError(f"seeds {self.seeds}: give different ones, none negative")
+        if self.rehearse_every < 1 or self.rehearse_rate <= 0:
+            raise RequestError(
+                f"a rehearsal after every {self.rehearse_every} steps at {self.rehearse_rate:g}; "
+                "give at least 1, and more than 0"
+            )
         if self.task_tokens < 1:
             raise RequestError(f"{self.task_tokens} new tokens for a task; give at least 1")
         if "safety" not in self.evaluate.suites:

@@ -24,6 +24,7 @@ from snt.masks import NeuronMask
 from snt.memory import release
 from snt.objective import Pair, right_padded
 from snt.protection import Protection, protect
+from snt.rehearsal import Material, Rehearsal
 from snt.robust.settings import TaskSchedule, Via
 from snt.robust.task_data import TaskItem
 
@@ -34,7 +35,8 @@ _RELEASE_STEPS = 10
 class FineTune:
     """What a fine-tune did: steps, the loss of each (nats a token), rows cut or left out.
 
-    `protected` entries were held, `protected_changed` of them differ afterwards (bits compared).
+    `protected` entries were held, `protected_changed` of them differ afterwards (bits compared)
+    from what they were, or from what `rehearsed` steps of SN-Tune made of them.
     """
 
     steps: int
@@ -42,6 +44,7 @@ class FineTune:
     cut: int
     protected: int = 0
     protected_changed: int = 0
+    rehearsed: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in the report of a stage; the losses by their first and last tenth."""
@@ -53,6 +56,7 @@ class FineTune:
             "cut": self.cut,
             "protected": self.protected,
             "protected_changed": self.protected_changed,
+            "rehearsed": self.rehearsed,
         }
 
 
@@ -105,13 +109,15 @@ def fine_tune(
     via: Via,
     seed: int,
     protected: NeuronMask | None = None,
+    rehearsed: Material | None = None,
     half: bool = False,
     on_step: Callable[[], None] | None = None,
 ) -> FineTune:
     """Fine-tune `loaded`, held in float32, in place; LoRA is merged into it at the end.
 
-    `protected` neurons keep every bit. `half` computes products in bfloat16. Raises RequestError
-    for a backend that holds no whole model, RunFailure for a loss that is not finite.
+    `protected` neurons keep every bit, but for what is `rehearsed` on them. `half` computes
+    products in bfloat16. Raises RequestError for a backend that holds no whole model, RunFailure
+    for a loss that is not finite.
     """
     model: Any = whole_model(loaded, backend)
     pairs, cut = examples_of(chat, items, schedule.longest)
@@ -121,7 +127,11 @@ def fine_tune(
         adapted = _with_lora(model, schedule.rank)
     else:
         model.requires_grad_(True)
-    protection = None if protected is None else protect(adapted or model, protected)
+    protection: Protection | None = None
+    if protected is not None and rehearsed is not None:
+        protection = Rehearsal(adapted or model, protected, loaded, rehearsed)
+    elif protected is not None:
+        protection = protect(adapted or model, protected)
     module = _Loss(loaded, model, chat.pad_id)
     watcher = _Steps(module, on_step)
     at_once = min(schedule.rows_at_once, schedule.batch)
@@ -168,12 +178,13 @@ def fine_tune(
         len(watcher.losses),
         tuple(watcher.losses),
         cut,
-        *((0, 0) if protection is None else _proof(protection)),
+        *(() if protection is None else _proof(protection)),
     )
 
 
-def _proof(protection: Protection) -> tuple[int, int]:
-    return protection.entries, protection.weights_changed()
+def _proof(protection: Protection) -> tuple[int, int, int]:
+    steps = len(protection.losses) if isinstance(protection, Rehearsal) else 0
+    return protection.entries, protection.weights_changed(), steps
 
 
 def _with_lora(model: Any, rank: int) -> Any:

@@ -40,7 +40,7 @@ from snt.robust.task_data import Task
 from snt.robust.verdicts import sentences
 from snt.training import Schedule
 
-REFERENCES = ("undefended", "sn", "sn-freeze", "random", "random-freeze")
+REFERENCES = ("undefended", "sn", "sn-freeze", "random", "random-freeze", "rsn-freeze")
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,10 @@ def _does(job: Job, arm: Arm | None, settings: RobustSettings) -> str:
     if job.stage != TASK or arm is None:
         return f"SN-Tune the {job.arm} mask, measure"
     start = "the model" if arm.fine_tuned is None else f"the patch of {arm.tuned}"
-    held = ", its neurons protected" if arm.frozen else ""
+    held = ", its neurons protected" if arm.protected else ""
+    held += " and rehearsed" if arm.way == "rehearse" else ""
     way = "LoRA" if settings.via == "lora" else "the whole model"
-    then = f", put the patch of {arm.tuned} on it" if arm.last else ""
+    then = f", put the patch of {arm.tuned} on it" if arm.way == "last" else ""
     return f"fine-tune {way} on the task from {start}{held}{then}, measure"
 
 

@@ -1,0 +1,146 @@
+"""Rehearsal: protected neurons take steps of SN-Tune and no others, whatever trains the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from test_protection import Words, mask_of, slices
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+import snt
+from snt.deltas import Deltas, masked_slices
+from snt.errors import RequestError
+from snt.opening import ModelChoice, OpenModel, open_model
+from snt.rehearsal import Material, Rehearsal, material_of
+from snt.training import step_loss
+from snt.training_plan import Schedule
+
+SCHEDULE = Schedule(learning_rate=1e-2, batch=2, retain_batch=2, seed=3)
+
+
+@pytest.fixture
+def opened(pico: Path) -> OpenModel:
+    return open_model(ModelChoice(str(pico), dtype="float32"))
+
+
+def material(opened: OpenModel, every: int = 1) -> Material:
+    from snt import corpora
+
+    pairs = [(f"Harm {n}", "No.") for n in range(4)]
+    kept = [replace(corpora.load("harmless/tune"), rows=corpora.load("harmless/tune").rows[:4])]
+    return material_of(opened.model, opened.chat, pairs, kept, SCHEDULE, every)
+
+
+def alone(opened: OpenModel, material: Material, steps: int) -> Deltas:
+    """The same steps on deltas that stay beside a model that nothing else trains."""
+    deltas = Deltas.zeros(masked_slices(mask_of(plain(opened))), opened.model)
+    optimizer = torch.optim.AdamW(deltas.parameters(), lr=SCHEDULE.learning_rate, weight_decay=0.0)
+    with opened.model.training(), deltas.attached(opened.model):
+        for number in range(steps):
+            plan = material.pass_number(number // 2)
+            for part in range(plan.parts):
+                step = plan[(number % 2) * plan.parts + part]
+                (plan.schedule.weights[step.part] * step_loss(opened.model, step)).backward()
+            torch.nn.utils.clip_grad_norm_(deltas.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    return deltas
+
+
+def plain(opened: OpenModel) -> Any:
+    return opened.model.model  # type: ignore[attr-defined]
+
+
+def test_the_steps_are_those_of_a_tuning_and_nothing_else_moves(opened: OpenModel) -> None:
+    model, mask = plain(opened), mask_of(plain(opened))
+    given = material(opened)
+    expected = alone(opened, given, 3).tensors()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.requires_grad_(True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with Rehearsal(model, mask, opened.model, given) as rehearsal:
+        for _ in range(3):
+            model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            assert not rehearsal.changed()
+    assert len(rehearsal.losses) == 3 and rehearsal.losses[2] < rehearsal.losses[0]
+    for key, (indices, delta) in expected.items():
+        name = f"model.layers.{key.layer}.{key.module}.weight"
+        before[name].index_add_(0 if key.axis == "rows" else 1, indices.long(), delta)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_small_steps_are_not_lost_to_half_precision(pico: Path) -> None:
+    opened = open_model(ModelChoice(str(pico), dtype="bfloat16"))
+    model, mask = plain(opened), mask_of(plain(opened))
+    given = material(opened)
+    small = replace(given, schedule=replace(given.schedule, learning_rate=1e-5))
+    before = {key: value.float() for key, value in slices(model, mask).items()}
+    rehearsal = Rehearsal(model, mask, opened.model, small)
+    for _ in range(4):
+        rehearsal.step()
+    left = dict(zip(rehearsal._deltas.keys, rehearsal._deltas.values, strict=True))
+    for key, now in slices(model, mask).items():
+        moved = now.float() + left[key].detach() - before[key]
+        # Four steps of Adam, each of about the learning rate; a weight of 0.02 has steps of 6e-5.
+        assert 1e-6 < float(moved.abs().mean()) < 5e-5, key
+        assert float(left[key].detach().abs().max()) <= float(now.float().abs().max()) * 2**-8, key
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_trainer_of_your_own(pico: Path, tmp_path: Path, every: int) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Harm {n}", "response": "No."}) + "\n" for n in range(4))
+    )
+    (tmp_path / "good.txt").write_text("Make tea\nName a day\n")
+    model = AutoModelForCausalLM.from_pretrained(pico, dtype=torch.float32)
+    mask = mask_of(model)
+    before = slices(model, mask)
+    callback = snt.rehearse(
+        model,
+        AutoTokenizer.from_pretrained(pico),
+        mask,
+        data=str(tmp_path / "pairs.jsonl"),
+        retain=[str(tmp_path / "good.txt")],
+        every=every,
+    )
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=4,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    Trainer(model=model, args=args, train_dataset=Words(), callbacks=[callback]).train()
+    assert len(callback.losses) == 4 // every and not callback.changed()
+    moved = [float((slices(model, mask)[key] - before[key]).abs().max()) for key in before]
+    # Each step of Adam moves an entry by the rate at most, and the task's steps of 1e-2 not at all.
+    assert all(0 < one <= 1.1e-3 * (4 // every) for one in moved)
+
+
+def test_what_cannot_be_rehearsed(pico: Path, opened: OpenModel) -> None:
+    model, mask = plain(opened), mask_of(plain(opened))
+    with pytest.raises(RequestError, match="at least 1"):
+        material(opened, every=0)
+    rehearsal = Rehearsal(model, mask, opened.model, material(opened))
+    args = TrainingArguments(output_dir="nowhere", report_to="none", use_cpu=True)
+    several = type("Args", (), {"world_size": 2, "bf16": False})()
+    with pytest.raises(RequestError, match="one process"):
+        rehearsal.on_train_begin(several, None, None)
+    rehearsal.on_train_begin(args, None, None)
+    rehearsal.close()
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with pytest.raises(RequestError, match="PEFT"):
+        snt.rehearse(adapted, AutoTokenizer.from_pretrained(pico), mask)
