@@ -51,13 +51,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
-    """Raise RequestError now, before hours of work, when `path` could not be written afterwards."""
+def check_writable(path: Path, directory: bool = False) -> None:
+    """Raise RequestError now, before hours of work, when `path` could not be written afterwards.
+
+    What lies there may be replaced by what is to be written: a file, or with `directory` one.
+    """
     path = Path(path)
     if not writes():
         return
-    if path.is_dir() and path.suffix:
-        raise RequestError(f"cannot write {path}: it is a directory; choose another place with -o")
+    if path.exists() and path.is_dir() != directory:
+        there = "a directory" if path.is_dir() else "a file"
+        raise RequestError(f"cannot write {path}: it is {there}; choose another place with -o")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -132,8 +132,8 @@ def mask_import(
     """
     check_axis(kv_axis)
     check_writable(output)
-    if output.exists() and (output.is_dir() or output.samefile(file)):
-        raise RequestError(f"cannot write the mask to {output}; choose another -o")
+    if output.exists() and output.samefile(file):
+        raise RequestError(f"the mask would replace {file}, which it is made of; choose another -o")
     found = read_published(file)
     resolved = resolve_choice(ModelChoice(model, offline=offline), progress=progress)
     try:

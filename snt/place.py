@@ -104,7 +104,7 @@ def does_place_matter(
     settings = settings or PlaceSettings()
     settings.check()
     settings.evaluate.chosen(offline)
-    check_writable(output)
+    check_writable(output, directory=True)
     first, second = load_scores(scores), load_scores(against)
     pairs = corpora.load_pairs(settings.data, offline=offline, progress=progress)
     system = pairs.system if system is None else system

@@ -135,7 +135,7 @@ def tune(
     started = time.perf_counter()
     progress = progress or Silence()
     schedule = schedule or Schedule()
-    check_writable(output)
+    check_writable(output, directory=True)
     held = load_mask(mask)
     if not len(held):
         raise RequestError(f"{mask} holds no neuron; there is nothing to tune")

@@ -71,5 +71,11 @@ def test_places_that_cannot_be_written_are_told_before_the_work(tmp_path: Path) 
     (tmp_path / "mask.safetensors").mkdir()
     with pytest.raises(RequestError, match="is a directory"):
         atomic.check_writable(tmp_path / "mask.safetensors")
+    (tmp_path / "patch").mkdir()
+    with pytest.raises(RequestError, match="is a directory"):
+        atomic.check_writable(tmp_path / "patch")
+    atomic.check_writable(tmp_path / "patch", directory=True)
+    with pytest.raises(RequestError, match="is a file"):
+        atomic.check_writable(tmp_path / "file", directory=True)
     atomic.check_writable(tmp_path / "new" / "mask.safetensors")
     assert list((tmp_path / "new").iterdir()) == []

@@ -86,7 +86,7 @@ def evaluate(
         baseline is not None or bool(compare_with),
         tasks=settings.tasks is not None,
     )
-    check_writable(output)
+    check_writable(output, directory=True)
     work = unfinished_directory(output)
     if resume:
         check_resumable(work)

@@ -146,7 +146,7 @@ def robust_tune(
     settings = settings or RobustSettings(Schedule(), Settings())
     settings.check()
     settings.evaluate.chosen(offline)
-    check_writable(output)
+    check_writable(output, directory=True)
     arms = arms_of(settings.arms, settings.protect)
     pairs = corpora.load_pairs(settings.data, offline=offline, progress=progress)
     # The system message of the refusals is the one that the model must refuse under.
