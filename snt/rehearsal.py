@@ -8,7 +8,8 @@ examples; Robins, Connection Science 1995); that it is confined to a mask is thi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from snt.backend import LoadedModel
 from snt.backend_plugins import get_backend
 from snt.chat import Chat
 from snt.corpora import Corpus
-from snt.deltas import Deltas, SliceKey, masked_slices
+from snt.deltas import Deltas, SliceKey
 from snt.errors import RequestError, RunFailure
 from snt.masks import NeuronMask, load_mask
 from snt.objective import Kept, Pair
@@ -53,43 +54,40 @@ def rehearse(
     """Protect the neurons of `mask` as `protect` does, and tune them on in the model's fine-tune.
 
     After every `every` steps of the fine-tune they take one of SN-Tune: pairs of `data`, and of
-    `retain` what the model answers now. Give the result to a Trainer's callbacks, or train within
-    it. `system` None is the system message of the data. Raises as `protect` does, RequestError for
-    a model under PEFT, whose adapters alone are saved, and what loading the corpora raises.
+    `retain` what the model answers when it begins. Give the result to a Trainer's callbacks, or
+    train within it. `system` None is the system message of the data. Raises as `protect` does,
+    RequestError for a model under PEFT, whose adapters alone are saved, and what loading the
+    corpora raises.
     """
-    inner = plain_model(model)
-    if callable(getattr(model, "get_base_model", None)):
-        raise RequestError(
-            "a PEFT model saves its adapter, and what is rehearsed changes the base model; "
-            "fine-tune the whole model, or use snt.protect"
-        )
+    _check_whole(model)
+    _check_every(every)
     held = mask if isinstance(mask, NeuronMask) else load_mask(Path(mask))
     pairs = corpora.load_pairs(data, offline=offline)
     kept = [corpora.load(name, offline=offline) for name in retain]
-    full: Any = get_backend("full")
-    loaded = full.around(inner, tokenizer)
-    chat = Chat(tokenizer, loaded.context, pairs.system if system is None else system)
-    schedule = Schedule(epochs=1.0, learning_rate=learning_rate, seed=seed)
-    material = material_of(loaded, chat, pairs.pairs, kept, schedule, every)
-    return Rehearsal(model, held, loaded, material)
+    schedule = Schedule(learning_rate=learning_rate, seed=seed)
+
+    def prepare() -> Material:
+        full: Any = get_backend("full")
+        loaded = full.around(plain_model(model), tokenizer)
+        chat = Chat(tokenizer, loaded.context, pairs.system if system is None else system)
+        return material_of(loaded, chat, pairs.pairs, kept, schedule, every)
+
+    return Rehearsal(model, held, prepare)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is rehearsed: pairs to refuse, answers to keep, and how often.
+    """What is rehearsed: pairs to refuse, answers to keep, how often, and in which model.
 
     `schedule` gives the batches, the weights, the learning rate, which stays, and the seed.
     """
 
+    loaded: LoadedModel
     pairs: Sequence[Pair]
     kept: Sequence[Sequence[Kept]]
     schedule: Schedule
     pad_id: int
     every: int
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise RequestError(f"a rehearsal after every {self.every} steps; give at least 1")
 
     def pass_number(self, number: int) -> Plan:
         """The steps of one pass over the pairs, in an order of its own."""
@@ -108,90 +106,126 @@ def material_of(
     progress: Progress | None = None,
 ) -> Material:
     """Material in the model's tokens; what it keeps is what the model answers now."""
-    targets = kept_corpora(loaded, chat, kept, positions, progress or Silence())
+    _check_every(every)
+    with _evaluating(loaded):
+        targets = kept_corpora(loaded, chat, kept, positions, progress or Silence())
     examples = [Pair(*chat.pair_ids(*pair)) for pair in pairs]
-    return Material(examples, targets, schedule, chat.pad_id, every)
+    return Material(loaded, examples, targets, schedule, chat.pad_id, every)
 
 
 class Rehearsal(Protection):
     """Protection whose kept values move: by steps of SN-Tune, and by nothing else.
 
     A step goes into the weights as far as their precision takes it; what rounding leaves stays in
-    float32 beside them, for the next step.
+    float32 beside them, for the next step. `losses`: of the refusals of every step, in nats.
     """
 
-    def __init__(
-        self, model: Any, mask: NeuronMask, loaded: LoadedModel, material: Material
-    ) -> None:
-        """Raises as `rehearse` does. `loaded` is `model` as a backend holds it."""
+    def __init__(self, model: Any, mask: NeuronMask, prepare: Callable[[], Material]) -> None:
+        """Raises as `rehearse` does. `prepare` is called when the training begins.
+
+        Not before: by then the model is on the device that it is trained on.
+        """
         super().__init__(model, mask)
-        slices = masked_slices(mask)
-        if {part.key for part in self._weights} != slices.keys():
+        if {part.key for part in self._weights} != self._slices.keys():
             raise RequestError(
                 "quantised weights cannot be rehearsed: they are whole numbers; fine-tune the "
                 "model in float32 or bfloat16, or use snt.protect"
             )
-        self._loaded, self._material = loaded, material
-        self._deltas = Deltas.zeros(slices, loaded)
-        self._optimizer = torch.optim.AdamW(
-            self._deltas.parameters(), lr=material.schedule.learning_rate, weight_decay=0.0
-        )
-        self._plan = material.pass_number(0)
+        self._prepare = prepare
+        self._steps: _Steps | None = None
         self._seen = 0
         self._half = False
         self.losses: list[float] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Products are made in the precision of the Trainer's."""
-        super().on_train_begin(args, state, control, **kwargs)
-        if getattr(args, "world_size", 1) > 1:
+        """A run that goes on from a checkpoint goes on with what was rehearsed before it."""
+        if args.world_size > 1:
             raise RequestError("rehearsal is for one process; use snt.protect in several")
-        self._half = bool(getattr(args, "bf16", False))
+        _check_whole(kwargs.get("model"))
+        if state.global_step > 0:
+            for part in self._weights:
+                part.values.copy_(part.now())
+        super().on_train_begin(args, state, control, **kwargs)
+        self._seen, self._half = state.global_step, args.bf16
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step of the fine-tune is done."""
         self._count()
 
+    def step(self) -> None:
+        """One step of SN-Tune on the protected neurons. Raises RunFailure for a loss not finite."""
+        if self._steps is None:
+            raise RequestError("a rehearsal takes steps within a training; begin it first")
+        self.losses.append(self._steps.take(self._half))
+        self._fold(self._steps.deltas)
+
+    def _begin(self) -> None:
+        super()._begin()
+        if self._steps is None:
+            self._steps = _Steps(self._prepare(), self._slices)
+
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
-        if optimizer is not self._optimizer:
+        if self._steps is not None and optimizer is not self._steps.optimizer:
             super()._stepped(optimizer)
             self._count()
 
     def _count(self) -> None:
         self._seen += 1
-        if self._seen % self._material.every == 0:
+        if self._steps is not None and self._seen % self._steps.material.every == 0:
             self.step()
 
-    def step(self) -> None:
-        """One step of SN-Tune on the protected neurons. Raises RunFailure for a loss not finite."""
-        number = len(self.losses)
-        if number and number % self._plan.steps == 0:
-            self._plan = self._material.pass_number(number // self._plan.steps)
-        values = list(self._deltas.values)
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            self.losses.append(self._gradients(number % self._plan.steps, values))
-        finally:
-            self._model.train(was_training)
-        torch.nn.utils.clip_grad_norm_(values, 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._fold()
+    @torch.no_grad()
+    def _fold(self, deltas: Deltas) -> None:
+        """Put the deltas into the weights, leave in them what rounding did not take."""
+        by_key = dict(zip(deltas.keys, deltas.values, strict=True))
+        for part in self._weights:
+            if part.bias:
+                continue
+            delta = by_key[part.key]
+            before = part.now().float()
+            part.write(before + delta)
+            delta -= part.now().float() - before
+        # Where rows of a weight cross columns of it, both hold the entry.
+        for part in self._weights:
+            part.values.copy_(part.now())
 
-    def _gradients(self, number: int, values: list[torch.nn.Parameter]) -> float:
-        """Gradients of one step's loss in `values`, and that of its refusals in nats."""
-        plan, refused = self._plan, 0.0
-        device = self._loaded.device.type
+
+class _Steps:
+    """Steps of SN-Tune on deltas of slices beside a model that something else trains."""
+
+    def __init__(self, material: Material, slices: Mapping[SliceKey, Tensor]) -> None:
+        self.material = material
+        self.deltas = Deltas.zeros(slices, material.loaded)
+        rate = material.schedule.learning_rate
+        self.optimizer = torch.optim.AdamW(self.deltas.parameters(), lr=rate, weight_decay=0.0)
+        self._plan = material.pass_number(0)
+        self._taken = 0
+
+    def take(self, half: bool) -> float:
+        """Change the deltas by one step; `half` makes products in bfloat16. The loss in nats."""
+        number = self._taken % self._plan.steps
+        if self._taken and number == 0:
+            self._plan = self.material.pass_number(self._taken // self._plan.steps)
+        self._taken += 1
+        loss = self._gradients(number, half)
+        torch.nn.utils.clip_grad_norm_(self.deltas.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _gradients(self, number: int, half: bool) -> float:
+        plan, loaded, refused = self._plan, self.material.loaded, 0.0
+        values = list(self.deltas.values)
         with (
-            self._loaded.training(),
-            self._deltas.attached(self._loaded),
-            torch.autocast(device, torch.bfloat16, enabled=self._half),
+            _evaluating(loaded),
+            loaded.training(),
+            self.deltas.attached(loaded),
+            torch.autocast(loaded.device.type, torch.bfloat16, enabled=half),
             torch.enable_grad(),
         ):
             for part in range(plan.parts):
                 step = plan[number * plan.parts + part]
-                loss = step_loss(self._loaded, step)
+                loss = step_loss(loaded, step)
                 if not bool(torch.isfinite(loss)):
                     raise RunFailure("the loss of the rehearsal is not finite; lower its rate")
                 refused += float(loss.detach()) if step.part == "refuse" else 0.0
@@ -201,19 +235,27 @@ class Rehearsal(Protection):
                     value.grad = gradient if value.grad is None else value.grad + gradient
         return refused
 
-    @torch.no_grad()
-    def _fold(self) -> None:
-        """Put the deltas into the weights, leave in them what rounding did not take."""
-        deltas: dict[SliceKey, Tensor] = dict(
-            zip(self._deltas.keys, self._deltas.values, strict=True)
+
+@contextmanager
+def _evaluating(loaded: LoadedModel) -> Iterator[None]:
+    """Without dropout, and as it was afterwards."""
+    model: Any = getattr(loaded, "model", None)
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _check_every(every: int) -> None:
+    if every < 1:
+        raise RequestError(f"a rehearsal after every {every} steps; give at least 1")
+
+
+def _check_whole(model: Any) -> None:
+    if callable(getattr(model, "get_base_model", None)):
+        raise RequestError(
+            "a PEFT model saves its adapter, and what is rehearsed changes the base model; "
+            "fine-tune the whole model, or use snt.protect"
         )
-        for part in self._weights:
-            if part.bias:
-                continue
-            delta = deltas[part.key]
-            before = part.now().float()
-            part.write(before + delta)
-            delta -= part.now().float() - before
-        # Where rows of a weight cross columns of it, both hold the entry.
-        for part in self._weights:
-            part.values.copy_(part.now())

@@ -64,7 +64,7 @@ def test_the_steps_are_those_of_a_tuning_and_nothing_else_moves(opened: OpenMode
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.requires_grad_(True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with Rehearsal(model, mask, opened.model, given) as rehearsal:
+    with Rehearsal(model, mask, lambda: given) as rehearsal:
         for _ in range(3):
             model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
             optimizer.step()
@@ -84,10 +84,12 @@ def test_small_steps_are_not_lost_to_half_precision(pico: Path) -> None:
     given = material(opened)
     small = replace(given, schedule=replace(given.schedule, learning_rate=1e-5))
     before = {key: value.float() for key, value in slices(model, mask).items()}
-    rehearsal = Rehearsal(model, mask, opened.model, small)
-    for _ in range(4):
-        rehearsal.step()
-    left = dict(zip(rehearsal._deltas.keys, rehearsal._deltas.values, strict=True))
+    with Rehearsal(model, mask, lambda: small) as rehearsal:
+        for _ in range(4):
+            rehearsal.step()
+    assert rehearsal._steps is not None
+    deltas = rehearsal._steps.deltas
+    left = dict(zip(deltas.keys, deltas.values, strict=True))
     for key, now in slices(model, mask).items():
         moved = now.float() + left[key].detach() - before[key]
         # Four steps of Adam, each of about the learning rate; a weight of 0.02 has steps of 6e-5.
@@ -95,8 +97,8 @@ def test_small_steps_are_not_lost_to_half_precision(pico: Path) -> None:
         assert float(left[key].detach().abs().max()) <= float(now.float().abs().max()) * 2**-8, key
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_trainer_of_your_own(pico: Path, tmp_path: Path, every: int) -> None:
+@pytest.mark.parametrize(("every", "half"), [(1, False), (2, True)])
+def test_a_trainer_of_your_own(pico: Path, tmp_path: Path, every: int, half: bool) -> None:
     (tmp_path / "pairs.jsonl").write_text(
         "".join(json.dumps({"prompt": f"Harm {n}", "response": "No."}) + "\n" for n in range(4))
     )
@@ -104,28 +106,40 @@ def test_a_trainer_of_your_own(pico: Path, tmp_path: Path, every: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(pico, dtype=torch.float32)
     mask = mask_of(model)
     before = slices(model, mask)
-    callback = snt.rehearse(
-        model,
-        AutoTokenizer.from_pretrained(pico),
-        mask,
-        data=str(tmp_path / "pairs.jsonl"),
-        retain=[str(tmp_path / "good.txt")],
-        every=every,
-    )
+
+    def callback_of(model: Any) -> Rehearsal:
+        tokenizer = AutoTokenizer.from_pretrained(pico)
+        given = {"data": str(tmp_path / "pairs.jsonl"), "retain": [str(tmp_path / "good.txt")]}
+        return snt.rehearse(model, tokenizer, mask, every=every, **given)  # type: ignore[arg-type]
+
+    callback = callback_of(model)
     args = TrainingArguments(
-        output_dir=str(tmp_path),
+        output_dir=str(tmp_path / "out"),
         max_steps=4,
+        bf16=half,
         per_device_train_batch_size=2,
         learning_rate=1e-2,
         weight_decay=0.1,
         report_to="none",
-        save_strategy="no",
+        save_steps=2,
         disable_tqdm=True,
         use_cpu=True,
     )
     Trainer(model=model, args=args, train_dataset=Words(), callbacks=[callback]).train()
     assert len(callback.losses) == 4 // every and not callback.changed()
-    moved = [float((slices(model, mask)[key] - before[key]).abs().max()) for key in before]
+    assert model.training  # as the Trainer left it
+    halfway = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint-2")
+    again = callback_of(model)
+    trainer = Trainer(model=model, args=args, train_dataset=Words(), callbacks=[again])
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert len(again.losses) == 2 // every
+    # What was rehearsed before the checkpoint is not undone: it goes on from there.
+    held, now = slices(halfway, mask), slices(model, mask)
+    first, second = (
+        sum(float((some[key] - before[key]).abs().sum()) for key in before) for some in (held, now)
+    )
+    assert second > 1.3 * first
+    moved = [float((now[key] - before[key]).abs().max()) for key in before]
     # Each step of Adam moves an entry by the rate at most, and the task's steps of 1e-2 not at all.
     assert all(0 < one <= 1.1e-3 * (4 // every) for one in moved)
 
@@ -134,13 +148,13 @@ def test_what_cannot_be_rehearsed(pico: Path, opened: OpenModel) -> None:
     model, mask = plain(opened), mask_of(plain(opened))
     with pytest.raises(RequestError, match="at least 1"):
         material(opened, every=0)
-    rehearsal = Rehearsal(model, mask, opened.model, material(opened))
-    args = TrainingArguments(output_dir="nowhere", report_to="none", use_cpu=True)
+    given = material(opened)
+    rehearsal = Rehearsal(model, mask, lambda: given)
+    with pytest.raises(RequestError, match="begin it"):
+        rehearsal.step()
     several = type("Args", (), {"world_size": 2, "bf16": False})()
     with pytest.raises(RequestError, match="one process"):
         rehearsal.on_train_begin(several, None, None)
-    rehearsal.on_train_begin(args, None, None)
-    rehearsal.close()
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     with pytest.raises(RequestError, match="PEFT"):
         snt.rehearse(adapted, AutoTokenizer.from_pretrained(pico), mask)

@@ -129,7 +129,7 @@ def fine_tune(
         model.requires_grad_(True)
     protection: Protection | None = None
     if protected is not None and rehearsed is not None:
-        protection = Rehearsal(adapted or model, protected, loaded, rehearsed)
+        protection = Rehearsal(adapted or model, protected, lambda: rehearsed)
     elif protected is not None:
         protection = protect(adapted or model, protected)
     module = _Loss(loaded, model, chat.pad_id)
