@@ -254,11 +254,8 @@ class LazyBackend:
         return found
 
     def around(self, model: Any, tokenizer: Any) -> LoadedModel:
-        """A transformers model that is in memory. Raises RequestError where that cannot be."""
-        make = getattr(self._made(), "around", None)
-        if make is None:
-            raise RequestError(f"backend {self.name!r} loads its models itself; use 'full'")
-        held: LoadedModel = make(model, tokenizer)
+        """A transformers model that is in memory already; of the built-in ones `full` takes it."""
+        held: LoadedModel = self._made().around(model, tokenizer)
         return held
 
     def weight_bytes(self, size: ModelSize, item: int) -> int:

@@ -37,8 +37,10 @@ def attach(module: nn.Module, axis: Axis, at: Tensor, current: Current) -> Calla
             delta, weight, bias = current(), module.weight, module.bias
             if delta is None:
                 return nn.functional.linear(x, weight, bias)
-            if weight.requires_grad or (bias is not None and bias.requires_grad):
-                # Somebody trains the weight too, and wants the gradient that is left out below.
+            trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+            if trained or torch.is_autocast_enabled(x.device.type):
+                # Somebody trains the weight too, and wants the gradient that is left out below;
+                # or autocast chooses the precision, and of the products below only of some.
                 return add(x, nn.functional.linear(x, weight, bias), delta, at)
             output: Tensor = function.apply(x, delta, at, weight, bias)  # type: ignore[no-untyped-call]
             return output

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,9 +26,8 @@ from transformers import TrainerCallback
 from snt.anatomy import anatomy_of
 from snt.deltas import SliceKey, masked_slices
 from snt.errors import MismatchError, RequestError, RunFailure
+from snt.held_slices import HeldSlice
 from snt.masks import NeuronMask, load_mask
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def protect(model: Any, mask: NeuronMask | Path | str) -> Protection:
@@ -47,52 +45,6 @@ def protect(model: Any, mask: NeuronMask | Path | str) -> Protection:
     return Protection(model, held)
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """`indices` (n,) along `axis` of a parameter, and the values that it keeps there."""
-
-    key: SliceKey
-    parameter: nn.Parameter
-    axis: int
-    indices: Tensor
-    values: Tensor
-
-    @staticmethod
-    def of(key: SliceKey, parameter: nn.Parameter, axis: int, indices: Tensor) -> _Slice:
-        at = indices.to(parameter.device)
-        return _Slice(key, parameter, axis, at, parameter.detach().index_select(axis, at).clone())
-
-    def now(self) -> Tensor:
-        return self.parameter.detach().index_select(self.axis, self._at())
-
-    @property
-    def bias(self) -> bool:
-        return self.parameter.ndim == 1
-
-    def restore(self) -> None:
-        self.write(self.values)
-
-    def write(self, values: Tensor) -> None:
-        """Put `values` there, in the parameter's precision."""
-        values = values.to(self.parameter.device, self.parameter.dtype)
-        with torch.no_grad():
-            self.parameter.index_copy_(self.axis, self._at(), values)
-
-    def changed(self) -> int:
-        """Entries whose bits are not those that are kept."""
-        now = self.now()
-        kept = self.values.to(now.device, now.dtype)
-        return int((_bits(now) != _bits(kept)).sum())
-
-    def still(self, parameter: Tensor) -> None:
-        """Zero the gradient there."""
-        if parameter.grad is not None:
-            parameter.grad.index_fill_(self.axis, self._at(), 0)
-
-    def _at(self) -> Tensor:
-        return self.indices.to(self.parameter.device)
-
-
 class Protection(TrainerCallback):
     """Holds slices of a model's weights while it is trained; see `protect`.
 
@@ -107,11 +59,11 @@ class Protection(TrainerCallback):
         _check(self._model, mask)
         self._slices = masked_slices(mask)
         self._weights = [
-            _Slice.of(key, parameter, axis, self._slices[key].long())
+            HeldSlice.of(key, parameter, axis, self._slices[key].long())
             for key in self._slices
             for parameter, axis in self._held(key)
         ]
-        self._adapters: list[_Slice] = []
+        self._adapters: list[HeldSlice] = []
         self._handles: list[Any] = []
         self._adapters = list(self._adapter_slices())
 
@@ -154,9 +106,6 @@ class Protection(TrainerCallback):
         return self
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._stepped(optimizer)
-
-    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Some optimizer of this process has taken a step."""
         self.restore()
 
@@ -238,7 +187,7 @@ class Protection(TrainerCallback):
         if key.axis == "rows" and isinstance(bias, nn.Parameter):
             yield bias, 0
 
-    def _adapter_slices(self) -> Iterator[_Slice]:
+    def _adapter_slices(self) -> Iterator[HeldSlice]:
         """The zeros of LoRA factors: rows of B for rows, columns of A for columns."""
         peft: Any = sys.modules.get("peft")
         if peft is None:  # nothing that is not imported can have been added
@@ -261,7 +210,7 @@ class Protection(TrainerCallback):
                     yield from _zeros(key, module, adapter, indices.long())
 
 
-def _zeros(key: SliceKey, module: Any, adapter: str, indices: Tensor) -> Iterator[_Slice]:
+def _zeros(key: SliceKey, module: Any, adapter: str, indices: Tensor) -> Iterator[HeldSlice]:
     """Slices of one LoRA adapter that must be zero, made so where that changes nothing."""
     if getattr(module, "lora_variant", {}).get(adapter) is not None:
         raise RequestError(
@@ -276,13 +225,13 @@ def _zeros(key: SliceKey, module: Any, adapter: str, indices: Tensor) -> Iterato
     else:
         parts, free = [(first.weight, 1)], not bool(second.weight.detach().any())
     for parameter, axis in parts:
-        made = _Slice.of(key, parameter, axis, indices)
+        made = HeldSlice.of(key, parameter, axis, indices)
         if bool(made.values.any()) and not (free and key.axis == "cols"):
             raise RequestError(
                 f"{key}: the adapter {adapter!r} changes protected neurons already; merge it first "
                 "(merge_and_unload), or begin with an adapter that starts at zero"
             )
-        zeros = _Slice(key, parameter, axis, made.indices, torch.zeros_like(made.values))
+        zeros = HeldSlice(key, parameter, axis, made.indices, torch.zeros_like(made.values))
         zeros.restore()
         yield zeros
 
@@ -317,7 +266,3 @@ def _check(model: Any, mask: NeuronMask) -> None:
         )
     if not len(mask):
         raise RequestError("the mask holds no neuron; there is nothing to protect")
-
-
-def _bits(values: Tensor) -> Tensor:
-    return values.contiguous().view(_BITS[values.element_size()])

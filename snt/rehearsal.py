@@ -8,34 +8,25 @@ examples; Robins, Connection Science 1995); that it is confined to a mask is thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import distributed
 
 from snt import corpora
-from snt.backend import LoadedModel
 from snt.backend_plugins import get_backend
 from snt.chat import Chat
-from snt.corpora import Corpus
-from snt.deltas import Deltas, SliceKey
-from snt.errors import RequestError, RunFailure
+from snt.deltas import Deltas
+from snt.errors import RequestError
 from snt.masks import NeuronMask, load_mask
-from snt.objective import Kept, Pair
-from snt.progress import Progress, Silence
+from snt.progress import Progress
 from snt.protection import Protection, plain_model
-from snt.retaining import kept_corpora
-from snt.training import step_loss
-from snt.training_plan import Plan, Schedule
-from snt.tuning import POSITIONS, RETAIN
-
-EVERY = 2
-# Half of what a tuning begins with: about its mean, since that falls to zero along a line.
-RATE = 1e-3
+from snt.rehearsal_steps import EVERY, RATE, Material, Tuner, check_pace, material_of
+from snt.training_plan import Schedule
+from snt.tuning import RETAIN
 
 
 def rehearse(
@@ -50,67 +41,32 @@ def rehearse(
     system: str | None = None,
     seed: int = 0,
     offline: bool = False,
+    progress: Progress | None = None,
 ) -> Rehearsal:
     """Protect the neurons of `mask` as `protect` does, and tune them on in the model's fine-tune.
 
     After every `every` steps of the fine-tune they take one of SN-Tune: pairs of `data`, and of
     `retain` what the model answers when it begins. Give the result to a Trainer's callbacks, or
-    train within it. `system` None is the system message of the data. Raises as `protect` does,
-    RequestError for a model under PEFT, whose adapters alone are saved, and what loading the
-    corpora raises.
+    train within it: there steps of the first optimizer that holds weights of the model count.
+    `system` None is the system message of the data. Raises as `protect` does, RequestError for a
+    model with adapters, which alone would be saved, on several devices or in several processes, and
+    what loading the corpora raises.
     """
     _check_whole(model)
-    _check_every(every)
+    check_pace(every, learning_rate)
     held = mask if isinstance(mask, NeuronMask) else load_mask(Path(mask))
     pairs = corpora.load_pairs(data, offline=offline)
     kept = [corpora.load(name, offline=offline) for name in retain]
     schedule = Schedule(learning_rate=learning_rate, seed=seed)
 
     def prepare() -> Material:
+        _check_whole(model)
         full: Any = get_backend("full")
         loaded = full.around(plain_model(model), tokenizer)
         chat = Chat(tokenizer, loaded.context, pairs.system if system is None else system)
-        return material_of(loaded, chat, pairs.pairs, kept, schedule, every)
+        return material_of(loaded, chat, pairs.pairs, kept, schedule, every, progress=progress)
 
     return Rehearsal(model, held, prepare)
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is rehearsed: pairs to refuse, answers to keep, how often, and in which model.
-
-    `schedule` gives the batches, the weights, the learning rate, which stays, and the seed.
-    """
-
-    loaded: LoadedModel
-    pairs: Sequence[Pair]
-    kept: Sequence[Sequence[Kept]]
-    schedule: Schedule
-    pad_id: int
-    every: int
-
-    def pass_number(self, number: int) -> Plan:
-        """The steps of one pass over the pairs, in an order of its own."""
-        schedule = replace(self.schedule, epochs=1.0, seed=self.schedule.seed + number)
-        return Plan(self.pairs, self.kept, schedule, self.pad_id)
-
-
-def material_of(
-    loaded: LoadedModel,
-    chat: Chat,
-    pairs: Sequence[tuple[str, str]],
-    kept: Sequence[Corpus],
-    schedule: Schedule,
-    every: int = EVERY,
-    positions: int = POSITIONS,
-    progress: Progress | None = None,
-) -> Material:
-    """Material in the model's tokens; what it keeps is what the model answers now."""
-    _check_every(every)
-    with _evaluating(loaded):
-        targets = kept_corpora(loaded, chat, kept, positions, progress or Silence())
-    examples = [Pair(*chat.pair_ids(*pair)) for pair in pairs]
-    return Material(loaded, examples, targets, schedule, chat.pad_id, every)
 
 
 class Rehearsal(Protection):
@@ -132,47 +88,68 @@ class Rehearsal(Protection):
                 "model in float32 or bfloat16, or use snt.protect"
             )
         self._prepare = prepare
-        self._steps: _Steps | None = None
+        self._tuner: Tuner | None = None
+        self._counted: torch.optim.Optimizer | None = None
         self._seen = 0
         self._half = False
         self.losses: list[float] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A run that goes on from a checkpoint goes on with what was rehearsed before it."""
-        if args.world_size > 1:
-            raise RequestError("rehearsal is for one process; use snt.protect in several")
-        _check_whole(kwargs.get("model"))
         if state.global_step > 0:
-            for part in self._weights:
-                part.values.copy_(part.now())
-        super().on_train_begin(args, state, control, **kwargs)
+            self._take_over()
         self._seen, self._half = state.global_step, args.bf16
+        super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step of the fine-tune is done."""
         self._count()
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The best checkpoint, where the Trainer has loaded it, has what was rehearsed by then."""
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            self._take_over()
+        super().on_train_end(args, state, control, **kwargs)
+
     def step(self) -> None:
         """One step of SN-Tune on the protected neurons. Raises RunFailure for a loss not finite."""
-        if self._steps is None:
+        if self._tuner is None:
             raise RequestError("a rehearsal takes steps within a training; begin it first")
-        self.losses.append(self._steps.take(self._half))
-        self._fold(self._steps.deltas)
+        self.losses.append(self._tuner.step(self._half))
+        self._fold(self._tuner.deltas)
 
     def _begin(self) -> None:
+        several = distributed.is_available() and distributed.is_initialized()
+        if several and distributed.get_world_size() > 1:
+            raise RequestError("rehearsal is for one process; use snt.protect in several")
         super()._begin()
-        if self._steps is None:
-            self._steps = _Steps(self._prepare(), self._slices)
+        try:
+            if self._tuner is None:
+                material = self._prepare()
+                self._tuner = Tuner(material, self._slices, self._seen // material.every)
+        except BaseException:
+            self.close()  # nothing may go on zeroing gradients of a training that did not begin
+            raise
 
-    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._steps is not None and optimizer is not self._steps.optimizer:
-            super()._stepped(optimizer)
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        super()._after_step(optimizer)
+        if self._counted is None:
+            trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+            if not any(id(parameter) in trained for parameter in self._model.parameters()):
+                return  # another model's, or that of a rehearsal
+            self._counted = optimizer
+        if optimizer is self._counted:
             self._count()
 
     def _count(self) -> None:
         self._seen += 1
-        if self._steps is not None and self._seen % self._steps.material.every == 0:
+        if self._tuner is not None and self._seen % self._tuner.material.every == 0:
             self.step()
+
+    def _take_over(self) -> None:
+        """From here on what the weights are now is kept."""
+        for part in self._weights:
+            part.values.copy_(part.now())
 
     @torch.no_grad()
     def _fold(self, deltas: Deltas) -> None:
@@ -182,80 +159,26 @@ class Rehearsal(Protection):
             if part.bias:
                 continue
             delta = by_key[part.key]
-            before = part.now().float()
-            part.write(before + delta)
-            delta -= part.now().float() - before
-        # Where rows of a weight cross columns of it, both hold the entry.
-        for part in self._weights:
-            part.values.copy_(part.now())
-
-
-class _Steps:
-    """Steps of SN-Tune on deltas of slices beside a model that something else trains."""
-
-    def __init__(self, material: Material, slices: Mapping[SliceKey, Tensor]) -> None:
-        self.material = material
-        self.deltas = Deltas.zeros(slices, material.loaded)
-        rate = material.schedule.learning_rate
-        self.optimizer = torch.optim.AdamW(self.deltas.parameters(), lr=rate, weight_decay=0.0)
-        self._plan = material.pass_number(0)
-        self._taken = 0
-
-    def take(self, half: bool) -> float:
-        """Change the deltas by one step; `half` makes products in bfloat16. The loss in nats."""
-        number = self._taken % self._plan.steps
-        if self._taken and number == 0:
-            self._plan = self.material.pass_number(self._taken // self._plan.steps)
-        self._taken += 1
-        loss = self._gradients(number, half)
-        torch.nn.utils.clip_grad_norm_(self.deltas.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss
-
-    def _gradients(self, number: int, half: bool) -> float:
-        plan, loaded, refused = self._plan, self.material.loaded, 0.0
-        values = list(self.deltas.values)
-        with (
-            _evaluating(loaded),
-            loaded.training(),
-            self.deltas.attached(loaded),
-            torch.autocast(loaded.device.type, torch.bfloat16, enabled=half),
-            torch.enable_grad(),
-        ):
-            for part in range(plan.parts):
-                step = plan[number * plan.parts + part]
-                loss = step_loss(loaded, step)
-                if not bool(torch.isfinite(loss)):
-                    raise RunFailure("the loss of the rehearsal is not finite; lower its rate")
-                refused += float(loss.detach()) if step.part == "refuse" else 0.0
-                # Of these alone: the weights may want gradients too, and have their own steps.
-                made = torch.autograd.grad(plan.schedule.weights[step.part] * loss, values)
-                for value, gradient in zip(values, made, strict=True):
-                    value.grad = gradient if value.grad is None else value.grad + gradient
-        return refused
-
-
-@contextmanager
-def _evaluating(loaded: LoadedModel) -> Iterator[None]:
-    """Without dropout, and as it was afterwards."""
-    model: Any = getattr(loaded, "model", None)
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def _check_every(every: int) -> None:
-    if every < 1:
-        raise RequestError(f"a rehearsal after every {every} steps; give at least 1")
+            before = part.values.to(delta, copy=True)
+            part.values.copy_(before + delta)
+            delta -= part.values.to(delta) - before
+            part.restore()
 
 
 def _check_whole(model: Any) -> None:
-    if callable(getattr(model, "get_base_model", None)):
+    """Raises RequestError for adapters, whoever added them, and for weights on several devices."""
+    peft: Any = sys.modules.get("peft")
+    if peft is not None:  # nothing that is not imported can have been added
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            raise RequestError(
+                "a model with adapters saves those alone, and what is rehearsed changes the base "
+                "model; fine-tune the whole model, or use snt.protect"
+            )
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
         raise RequestError(
-            "a PEFT model saves its adapter, and what is rehearsed changes the base model; "
-            "fine-tune the whole model, or use snt.protect"
+            f"the weights are on {', '.join(devices)}; rehearsal is for a model on one device: "
+            "load it without device_map, or use snt.protect"
         )

@@ -17,7 +17,8 @@ import snt
 from snt.deltas import Deltas, masked_slices
 from snt.errors import RequestError
 from snt.opening import ModelChoice, OpenModel, open_model
-from snt.rehearsal import Material, Rehearsal, material_of
+from snt.rehearsal import Rehearsal
+from snt.rehearsal_steps import Material, material_of
 from snt.training import step_loss
 from snt.training_plan import Schedule
 
@@ -87,8 +88,8 @@ def test_small_steps_are_not_lost_to_half_precision(pico: Path) -> None:
     with Rehearsal(model, mask, lambda: small) as rehearsal:
         for _ in range(4):
             rehearsal.step()
-    assert rehearsal._steps is not None
-    deltas = rehearsal._steps.deltas
+    assert rehearsal._tuner is not None
+    deltas = rehearsal._tuner.deltas
     left = dict(zip(deltas.keys, deltas.values, strict=True))
     for key, now in slices(model, mask).items():
         moved = now.float() + left[key].detach() - before[key]
@@ -144,6 +145,76 @@ def test_a_trainer_of_your_own(pico: Path, tmp_path: Path, every: int, half: boo
     assert all(0 < one <= 1.1e-3 * (4 // every) for one in moved)
 
 
+def test_the_best_checkpoint_keeps_what_was_rehearsed_by_then(
+    opened: OpenModel, tmp_path: Path
+) -> None:
+    model, mask, given = plain(opened), mask_of(plain(opened)), material(opened)
+    model.requires_grad_(True)
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        learning_rate=1e-2,
+        report_to="none",
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,  # so that the first checkpoint is the best
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    rehearsal = Rehearsal(model, mask, lambda: given)
+    data = {"train_dataset": Words(), "eval_dataset": Words()}
+    Trainer(model=model, args=args, callbacks=[rehearsal], **data).train()
+    assert len(rehearsal.losses) == 3 and not rehearsal.changed()
+
+
+def test_the_first_optimizer_of_the_model_is_the_one_that_counts(opened: OpenModel) -> None:
+    model, mask, given = plain(opened), mask_of(plain(opened)), material(opened, every=2)
+    model.requires_grad_(True)
+    other = torch.nn.Parameter(torch.zeros(3))
+    first, second, foreign = (
+        torch.optim.SGD(parameters, lr=1e-3)
+        for parameters in ([*model.parameters()][:5], [*model.parameters()][5:], [other])
+    )
+    with Rehearsal(model, mask, lambda: given) as outer:
+        with Rehearsal(model, mask, lambda: given) as inner:
+            inner.step()  # steps of another rehearsal are nobody's
+        outer.restore()
+        for _ in range(4):
+            foreign.step()
+            first.step()
+            second.step()
+    assert len(outer.losses) == 2
+
+
+def test_half_of_a_model_trained_in_half_precision(opened: OpenModel) -> None:
+    model, mask, given = plain(opened), mask_of(plain(opened)), material(opened)
+    model.requires_grad_(True)
+    model.model.layers[0].requires_grad_(False)  # its products are made otherwise
+    with Rehearsal(model, mask, lambda: given) as rehearsal:
+        rehearsal._half = True
+        for _ in range(4):
+            rehearsal.step()
+    assert rehearsal.losses[2] < rehearsal.losses[0]
+
+
+def test_a_training_that_cannot_begin_leaves_the_model_alone(opened: OpenModel) -> None:
+    model, mask = plain(opened), mask_of(plain(opened))
+    model.requires_grad_(True)
+
+    def fails() -> Material:
+        raise RequestError("no")
+
+    with pytest.raises(RequestError, match="no"), Rehearsal(model, mask, fails):
+        pass
+    model(input_ids=torch.tensor([[1, 2, 3]])).logits.square().sum().backward()
+    weight = model.model.layers[0].mlp.gate_proj.weight
+    assert weight.grad is not None and bool(weight.grad[[0, 3, 5]].any(dim=1).all())
+
+
 def test_what_cannot_be_rehearsed(pico: Path, opened: OpenModel) -> None:
     model, mask = plain(opened), mask_of(plain(opened))
     with pytest.raises(RequestError, match="at least 1"):
@@ -152,9 +223,19 @@ def test_what_cannot_be_rehearsed(pico: Path, opened: OpenModel) -> None:
     rehearsal = Rehearsal(model, mask, lambda: given)
     with pytest.raises(RequestError, match="begin it"):
         rehearsal.step()
-    several = type("Args", (), {"world_size": 2, "bf16": False})()
-    with pytest.raises(RequestError, match="one process"):
-        rehearsal.on_train_begin(several, None, None)
+    with pytest.raises(RequestError, match="more than 0"):
+        snt.rehearse(model, AutoTokenizer.from_pretrained(pico), mask, learning_rate=0.0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.distributed, "is_initialized", lambda: True)
+        patched.setattr(torch.distributed, "get_world_size", lambda: 2)
+        with pytest.raises(RequestError, match="one process"), rehearsal:
+            pass
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    with pytest.raises(RequestError, match="PEFT"):
+    with pytest.raises(RequestError, match="adapters"):
         snt.rehearse(adapted, AutoTokenizer.from_pretrained(pico), mask)
+    # Adapters that come later are found when the training begins.
+    bare = AutoModelForCausalLM.from_pretrained(pico)
+    late = snt.rehearse(bare, AutoTokenizer.from_pretrained(pico), mask)
+    bare.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(RequestError, match="adapters"), late:
+        pass

@@ -10,17 +10,20 @@ import pytest
 import torch
 from conftest import write_pico
 
+from snt import corpora
 from snt.chat import Chat
 from snt.deltas import Deltas, masked_slices
 from snt.errors import RequestError
 from snt.masks import NeuronMask
 from snt.objective import right_padded
 from snt.opening import ModelChoice, OpenModel, open_model
+from snt.rehearsal_steps import material_of
 from snt.robust.held import Held, as_measured
 from snt.robust.settings import TaskSchedule
 from snt.robust.task_data import Task, TaskItem
 from snt.robust.task_scoring import response_loss, score_task
 from snt.robust.task_training import FineTune, examples_of, fine_tune, merge_deltas, whole_model
+from snt.training_plan import Schedule
 
 ITEMS = [TaskItem(f"Count to {n}", "one two three"[: 3 + n], str(n)) for n in range(6)]
 
@@ -125,6 +128,28 @@ def test_protected_neurons_keep_every_bit(pico: Path, via: str) -> None:
     after = opened.model.weight(0, "mlp.up_proj")
     same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert [n for n, kept in enumerate(same) if kept] == [1, 4]
+
+
+@pytest.mark.parametrize("via", ["full", "lora"])
+def test_rehearsed_neurons_move_in_half_precision_too(opened: OpenModel, via: str) -> None:
+    schedule = TaskSchedule(epochs=2, learning_rate=1e-2, batch=4, rows_at_once=4, rank=4)
+    mask = mask_of(opened)
+    before = opened.model.weight(0, "mlp.up_proj").clone()
+    pairs = [(f"Harm {n}", "No.") for n in range(4)]
+    kept = corpora.load("harmless/tune")
+    material = material_of(
+        opened.model,
+        opened.chat,
+        pairs,
+        [replace(kept, rows=kept.rows[:4])],
+        Schedule(learning_rate=1e-3, batch=2, retain_batch=2),
+        every=1,
+    )
+    words = (opened.model, "full", opened.chat, ITEMS, schedule, via, 0, mask, material, True)
+    found = fine_tune(*words)  # type: ignore[arg-type]
+    assert found.rehearsed == found.steps == 3 and not found.protected_changed
+    moved = (opened.model.weight(0, "mlp.up_proj") - before).abs().amax(dim=1)[[1, 4]]
+    assert bool((moved > 0).all()) and float(moved.max()) <= 3.3e-3
 
 
 def test_a_score_counts_right_answers_and_needs_them(opened: OpenModel) -> None:

@@ -20,6 +20,8 @@ WAYS = {
     "rehearse": "{0} tuned, then the task, those protected in it and tuned on between its steps",
     "last": "the task on the model itself, then the patch of {0} put on it",
 }
+# Per tuned mask the arms of it, by name.
+WAYS_OF = {tuned: tuple(f"{tuned}-{way}" if way else tuned for way in WAYS) for tuned in TUNED}
 BEFORE, SAFETY, TASK = "before", "safety", "task"
 STAGES = (BEFORE, SAFETY, TASK)
 
@@ -74,7 +76,7 @@ def arms_of(names: Sequence[str], protect: str = "none") -> tuple[Arm, ...]:
     With `protect` freeze or rehearse, that is the way of tuned arms that name none. Raises
     UnknownNameError, and RequestError for no arm.
     """
-    known = [UNDEFENDED, *(_name(tuned, way) for way in WAYS for tuned in TUNED)]
+    known = [UNDEFENDED, *(name for names in WAYS_OF.values() for name in names)]
     found: dict[str, Arm] = {}
     for name in names:
         if name not in known:
@@ -84,15 +86,11 @@ def arms_of(names: Sequence[str], protect: str = "none") -> tuple[Arm, ...]:
             found[name] = Arm(name, None)
             continue
         way = way or ("" if protect == "none" else protect)
-        full = _name(tuned, way)
+        full = f"{tuned}-{way}" if way else tuned
         found[full] = Arm(full, tuned, way)
     if not found:
         raise RequestError(f"no arm was given; choose from {', '.join(known)}")
     return tuple(found.values())
-
-
-def _name(tuned: str, way: str) -> str:
-    return f"{tuned}-{way}" if way else tuned
 
 
 def jobs_of(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[tuple[Job, Arm | None]]:

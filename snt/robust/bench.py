@@ -22,7 +22,7 @@ from snt.memory import release
 from snt.opening import OpenModel, check_patch, open_model
 from snt.patches import Patch, load_patch
 from snt.progress import Progress
-from snt.rehearsal import Material, material_of
+from snt.rehearsal_steps import Material, material_of
 from snt.robust.arms import BEFORE, SAFETY, Arm, Job
 from snt.robust.held import Held, as_measured
 from snt.robust.identity import Identity
@@ -33,7 +33,7 @@ from snt.robust.stages import Stages
 from snt.robust.task_data import Task
 from snt.robust.task_scoring import TaskScore, score_task
 from snt.robust.task_training import FineTune, fine_tune, merge_deltas, whole_model
-from snt.tuning import tune
+from snt.tuning import RETAIN_TEXT, tune
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class Bench:
     def _patch_key(self, tuned: str, seed: int) -> str:
         settings, choice = self.settings, self.identity.choice
         pairs = corpora.load_pairs(settings.data, offline=choice.offline)
-        kept = [corpora.load(name, offline=choice.offline).sha256 for name in settings.retain]
+        # Plain texts are kept as well, those of the default.
+        names = (*settings.retain, *RETAIN_TEXT)
+        kept = [corpora.load(name, offline=choice.offline).sha256 for name in names]
         schedule = replace(settings.tuning, seed=seed).as_json()
         mask = sha256_of(self.masks.path(tuned, seed))
         made = [mask, pairs.sha256, kept, schedule, settings.positions]
@@ -125,7 +127,8 @@ class Bench:
         started = time.perf_counter()
         tuned, seed = str(job.arm), job.seed or 0
         training = self._tune(tuned, seed)
-        opened, patch = self._opened_with(tuned, seed, self.identity.measured_dtype)
+        opened = open_model(self._choice(self.identity.measured_dtype), progress=self.progress)
+        patch = self._patch_for(opened, tuned, seed)
         on_device = {
             at: (indices.to(opened.model.device), delta.to(opened.model.device))
             for at, (indices, delta) in patch.slices.items()
@@ -139,7 +142,7 @@ class Bench:
         shared = self.held.restored(seed) if arm.fine_tuned is None else None
         opened, trained = shared or self._fine_tuned(arm, seed)
         if arm.way == "last":
-            merge_deltas(opened.model, self._patch(str(arm.tuned), seed).slices)
+            merge_deltas(opened.model, self._patch_for(opened, str(arm.tuned), seed).slices)
         if self.save_models:
             self._save_model(opened, job)
         as_measured(whole_model(opened.model, opened.backend), self.identity.measured_dtype)
@@ -149,11 +152,10 @@ class Bench:
         """The model of an arm after the task, in float32."""
         settings = self.settings
         protected, rehearsed = None, None
-        if arm.fine_tuned is None:
-            opened = open_model(self._choice("float32"), progress=self.progress)
-        else:
-            opened, patch = self._opened_with(arm.fine_tuned, seed, "float32")
-            merge_deltas(opened.model, patch.slices)
+        opened = open_model(self._choice("float32"), progress=self.progress)
+        whole_model(opened.model, opened.backend)  # or it is refused, before anything is done to it
+        if arm.fine_tuned is not None:
+            merge_deltas(opened.model, self._patch_for(opened, arm.fine_tuned, seed).slices)
             if arm.protected:
                 protected = load_mask(self.masks.path(arm.fine_tuned, seed))
             if arm.way == "rehearse":
@@ -174,7 +176,7 @@ class Bench:
                 on_step=lambda: advance(1),
             )
         release()
-        if arm.fine_tuned is None:
+        if arm.fine_tuned is None and any(name.endswith("-last") for name in settings.arms):
             self.held.keep(opened, trained, seed)
         return opened, trained
 
@@ -222,14 +224,10 @@ class Bench:
             self.progress,
         )
 
-    def _opened_with(self, tuned: str, seed: int, dtype: str) -> tuple[OpenModel, Patch]:
-        patch = self._patch(tuned, seed)
-        opened = open_model(self._choice(dtype), progress=self.progress)
+    def _patch_for(self, opened: OpenModel, tuned: str, seed: int) -> Patch:
+        patch = load_patch(self.patch(tuned, seed) / "patch.safetensors")
         check_patch(patch, opened)
-        return opened, patch
-
-    def _patch(self, tuned: str, seed: int) -> Patch:
-        return load_patch(self.patch(tuned, seed) / "patch.safetensors")
+        return patch
 
     def _measure(
         self, opened: OpenModel, key: str | None, training: Mapping[str, Any], started: float

@@ -23,7 +23,7 @@ class FineTuned:
 
 
 class Held:
-    """At most one such model. It takes twice its weights, half of what its fine-tune took."""
+    """At most one such model, and a copy of its weights in the memory of the processor."""
 
     def __init__(self) -> None:
         self._found: FineTuned | None = None
@@ -31,7 +31,7 @@ class Held:
     def keep(self, opened: OpenModel, trained: FineTune, seed: int) -> None:
         """Keep a model that is in float32 now, whatever is done to it next."""
         model = whole_model(opened.model, opened.backend)
-        weights = tuple(parameter.detach().clone() for parameter in model.parameters())
+        weights = tuple(one.detach().to("cpu", copy=True) for one in model.parameters())
         self._found = FineTuned(opened, model, trained, seed, weights)
 
     def restored(self, seed: int) -> tuple[OpenModel, FineTune] | None:
@@ -41,7 +41,7 @@ class Held:
             self.drop()
             return None
         for parameter, weight in zip(found.model.parameters(), found.weights, strict=True):
-            parameter.data = weight.clone()
+            parameter.data = weight.to(parameter.device, copy=True)
         return found.opened, found.trained
 
     def drop(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snt.errors import RequestError, unknown_name
-from snt.rehearsal import EVERY, RATE
+from snt.rehearsal_steps import EVERY, RATE
 from snt.tuning import POSITIONS, RETAIN
 
 if TYPE_CHECKING:

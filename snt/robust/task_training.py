@@ -24,7 +24,8 @@ from snt.masks import NeuronMask
 from snt.memory import release
 from snt.objective import Pair, right_padded
 from snt.protection import Protection, protect
-from snt.rehearsal import Material, Rehearsal
+from snt.rehearsal import Rehearsal
+from snt.rehearsal_steps import Material
 from snt.robust.settings import TaskSchedule, Via
 from snt.robust.task_data import TaskItem
 

@@ -32,8 +32,8 @@ def _kept(one: Kept) -> str:
         return f"{one.arm}: its safety tuning gave no refusal that the task could have undone."
     rate = one.rate
     return (
-        f"{one.arm}: of the refusals that its safety tuning gave, the task left "
-        f"{100 * rate.rate:.1f}% ({rate.k} of {rate.n}; 95% {100 * rate.low:.1f} to "
+        f"{one.arm}: of the refusals that its safety tuning gave, {100 * rate.rate:.1f}% are there "
+        f"after the task ({rate.k} of {rate.n}; 95% {100 * rate.low:.1f} to "
         f"{100 * rate.high:.1f}%)."
     )
 

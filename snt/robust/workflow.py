@@ -21,7 +21,18 @@ from snt.masks import load_mask
 from snt.memory import peak_bytes
 from snt.opening import ModelChoice, named_model
 from snt.progress import Progress, Silence
-from snt.robust.arms import BEFORE, STAGES, TASK, Arm, Job, arms_of, job_at, jobs_of
+from snt.robust.arms import (
+    BEFORE,
+    STAGES,
+    TASK,
+    UNDEFENDED,
+    WAYS_OF,
+    Arm,
+    Job,
+    arms_of,
+    job_at,
+    jobs_of,
+)
 from snt.robust.bench import Bench
 from snt.robust.identity import identify
 from snt.robust.masks import make_masks
@@ -40,7 +51,7 @@ from snt.robust.task_data import Task
 from snt.robust.verdicts import sentences
 from snt.training import Schedule
 
-REFERENCES = ("undefended", "sn", "sn-freeze", "random", "random-freeze", "rsn-freeze")
+REFERENCES = (UNDEFENDED, *WAYS_OF["sn"], *WAYS_OF["random"], "rsn-freeze")
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class RobustRun:
         return self.settings.seeds
 
     def comparisons(self) -> list[Comparison]:
-        """Every arm after the task against the undefended, the SN and the random one."""
+        """Every arm after the task against undefended, all of sn and of random, and rsn-freeze."""
         return compare_arms(self.results, self.arms, self.seeds, REFERENCES)
 
     def kept(self) -> list[Kept]:
