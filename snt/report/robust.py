@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _METRICS = {
     "non_refusal": "harmful, not refused",
-    "over_refusal": "look-alike, refused",
+    "over_refusal": "look-\nalike, refused",  # else cut within a word at 80 columns
     "harmless_refusal": "harmless, refused",
     "task": "task solved",
 }
@@ -65,7 +65,7 @@ def _rows(report: Mapping[str, Any], several: bool) -> Table:
         f"perplexity: change; judge: {report['settings']['evaluate']['judges'][0]}",
     )
     shown = _measured(report["rows"])
-    _columns(table, [*(_METRICS[name] for name in shown), "task loss", "perplexity"])
+    _columns(table, [*(_METRICS[name] for name in shown), "task loss", "perplex-\nity"])
     last = None
     for row in report["rows"]:
         named = f"{row['arm']}, seed {row['seed']}" if several else row["arm"]
@@ -101,6 +101,7 @@ def _comparisons(report: Mapping[str, Any]) -> Table:
     table = _table(
         "After the task, arm minus reference, on the same prompts",
         "points, in brackets 95% (paired bootstrap); after them p of exact McNemar, by seed",
+        whole_names=False,
     )
     shown = _measured(report["comparisons"], "metric")
     _columns(table, [_METRICS[name] for name in shown])
@@ -113,7 +114,7 @@ def _comparisons(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, caption: str) -> Table:
+def _table(title: str, caption: str, whole_names: bool = True) -> Table:
     table = Table(
         title=title,
         title_justify="left",
@@ -123,7 +124,8 @@ def _table(title: str, caption: str) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("", min_width=12)
+    # No min_width: rich forgets it when it makes a table narrower, and cuts the last column.
+    table.add_column("", no_wrap=whole_names)
     return table
 
 
