@@ -3,8 +3,8 @@
     python -m benchmarks.adapters MASK [--seeds 0,1,2] [--epochs 3] [-o adapters.jsonl]
         [--corpus non_refusal=FILE] [--corpus harmless_refusal=FILE] [--corpus over_refusal=FILE]
 
-The mask, random neurons of its size and PEFT LoRA of its size on the same modules (at several
-learning rates, for its best differs) are trained on the same data in the same order. Compared is
+The mask, random neurons of its size and PEFT LoRA of its size on the same modules (some at several
+learning rates, for their best differ) are trained on the same data in the same order. Compared is
 the whole curve of safety against over-refusal, over every threshold of the refusal log-odds: the
 area under it, and the share of harmful requests above the threshold at which 5% and 10% of the safe
 prompts are. A finished arm stays in the file and is not run again. The table goes to stdout.
@@ -48,8 +48,13 @@ CORPORA = {
     "over_refusal": "lookalike/eval",
     "perplexity": "prose/eval",
 }
-# An adapter's best learning rate is not that of slices: the outer ones show whether it was met.
-LORA_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+# Learning rates that are tried with the first seed; the first of a kind is run with every seed. An
+# adapter's best is not that of slices: the outer ones show whether it was met.
+RATES = {
+    "located": (Schedule.learning_rate, 4e-3),
+    "random": (Schedule.learning_rate,),
+    "lora": (4e-3, 2e-3, 1e-3, 5e-4),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Arm:
 
     name: str
     seed: int
-    rate: float = Schedule.learning_rate
+    rate: float
 
     @property
     def key(self) -> str:
@@ -148,12 +153,13 @@ ARMS: dict[str, Train] = {"located": _slices, "random": _random, "lora": _lora}
 
 
 def arms(seeds: Sequence[int]) -> list[Arm]:
-    """Every arm, those of a seed together; LoRA's other learning rates with the first seed."""
-    found = []
-    for number, seed in enumerate(seeds):
-        found += [Arm("located", seed), Arm("random", seed)]
-        found += [Arm("lora", seed, rate) for rate in LORA_RATES if not number or rate == 2e-3]
-    return found
+    """Every arm, those of a seed together; other learning rates with the first seed alone."""
+    return [
+        Arm(name, seed, rate)
+        for number, seed in enumerate(seeds)
+        for name, rates in RATES.items()
+        for rate in (rates[:1] if number else rates)
+    ]
 
 
 def at_over_refusal(points: Sequence[Point], allowed: float) -> float:
