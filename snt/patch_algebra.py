@@ -107,8 +107,8 @@ def check_scale(scale: float) -> None:
     """Raises RequestError for a scale outside 0 to 2, which would reverse or distort a patch."""
     if not (math.isfinite(scale) and 0 <= scale <= LARGEST_SCALE):
         raise RequestError(
-            f"--scale {scale:g} is not served; give 0 to {LARGEST_SCALE:g}. Below 0 a patch would "
-            "be reversed, and nothing here takes safety out of a model; far above 1 its weights "
+            f"a scale of {scale:g} is not served; give 0 to {LARGEST_SCALE:g}. Below 0 a patch "
+            "would be reversed, and nothing here takes safety out of a model; far above 1 its weights "
             "are no longer what was measured"
         )
 

@@ -118,6 +118,7 @@ class RobustStep(_SafetyTuning):
     protect: Literal["none", "freeze", "rehearse"] = "none"
     rehearse_every: int = Field(default=2, ge=1)
     rehearse_lr: float = Field(default=1e-3, gt=0)
+    last_scale: float = Field(default=1.0, ge=0, le=2)
     via: Literal["full", "lora"] = "full"
     arms: tuple[str, ...] = ("undefended", "sn", "rsn", "rsn-freeze", "random")
     seeds: tuple[int, ...] = (0,)

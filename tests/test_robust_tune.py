@@ -142,6 +142,10 @@ def test_a_patch_put_on_last_is_added_to_the_model_after_the_task(place: Path) -
         assert moved
         theirs = plain.state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in mine.state_dict().items())
+    none = report(run(place, *words, "--arms", "rsn-last", "--last-scale", "0"))
+    rows = {(r["arm"], r["stage"], r["seed"]): r for r in [*found["rows"], *none["rows"]]}
+    # Nothing of a patch on the model after the task is that model.
+    assert rows["rsn-last", "task", 1]["task_loss"] == rows["undefended", "task", 1]["task_loss"]
 
 
 def test_finished_work_is_not_done_again(place: Path, whole: dict[str, Any]) -> None:
@@ -250,6 +254,7 @@ def test_a_task_by_loss_alone(place: Path) -> None:
         (("--via", "half"), "full"),
         (("--protect", "glue"), "freeze"),
         (("--rehearse-every", "0"), "at least 1"),
+        (("--last-scale", "-1"), "0 to 2"),
         (("--mask", "absent.safetensors"), "absent.safetensors"),
         (("--foundation", "absent.safetensors"), "absent.safetensors"),
         (("--foundation-select", "budget=100%"), "foundation neurons as well"),

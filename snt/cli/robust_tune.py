@@ -68,6 +68,9 @@ def robust_tune(
     rehearse_lr: Annotated[
         float, typer.Option("--rehearse-lr", help="Learning rate of the rehearsals.")
     ] = 1e-3,
+    last_scale: Annotated[
+        float, typer.Option("--last-scale", help="0 to 2: times the patches that are put on last.")
+    ] = 1.0,
     via: Annotated[str, typer.Option("--via", help="full or lora: what the task trains.")] = "full",
     arms: Annotated[
         str,
@@ -142,6 +145,7 @@ def robust_tune(
     given: Any = {"learning_rate": lr, "epochs": epochs}
     chosen: Any = {"protect": protect, "via": via}
     chosen |= {"rehearse_every": rehearse_every, "rehearse_rate": rehearse_lr}
+    chosen["last_scale"] = last_scale
     if retain is not None:
         chosen["retain"] = tuple(name for name in retain if name != "none")
     settings = RobustSettings(

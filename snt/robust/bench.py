@@ -20,6 +20,7 @@ from snt.evaluation.measurement import made_by_of, measure
 from snt.masks import load_mask
 from snt.memory import release
 from snt.opening import OpenModel, check_patch, open_model
+from snt.patch_algebra import scaled
 from snt.patches import Patch, load_patch
 from snt.progress import Progress
 from snt.rehearsal_steps import Material, material_of
@@ -86,6 +87,8 @@ class Bench:
         made = [settings.via, arm.protected, job.seed, learnt, *trained]
         if arm.way == "rehearse":
             made += [settings.rehearse_every, settings.rehearse_rate]
+        if arm.way == "last":
+            made += [settings.last_scale]
         way = arm.way if arm.way in ("rehearse", "last") else "task"
         return key_of(way, made, self._measured_by())
 
@@ -142,7 +145,8 @@ class Bench:
         shared = self.held.restored(seed) if arm.fine_tuned is None else None
         opened, trained = shared or self._fine_tuned(arm, seed)
         if arm.way == "last":
-            merge_deltas(opened.model, self._patch_for(opened, str(arm.tuned), seed).slices)
+            patch = self._patch_for(opened, str(arm.tuned), seed)
+            merge_deltas(opened.model, scaled(patch.slices, self.settings.last_scale))
         if self.save_models:
             self._save_model(opened, job)
         as_measured(whole_model(opened.model, opened.backend), self.identity.measured_dtype)

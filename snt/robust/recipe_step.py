@@ -62,6 +62,7 @@ def settings_of(step: RobustStep) -> RobustSettings:
         protect=step.protect,
         rehearse_every=step.rehearse_every,
         rehearse_rate=step.rehearse_lr,
+        last_scale=step.last_scale,
         via=step.via,
         foundation=step.foundation,
         foundation_select=step.foundation_select,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snt.errors import RequestError, unknown_name
+from snt.patch_algebra import check_scale
 from snt.rehearsal_steps import EVERY, RATE
 from snt.tuning import POSITIONS, RETAIN
 
@@ -61,7 +62,8 @@ class RobustSettings:
     `foundation` is a mask file, a corpus, or None for the second corpus of the detection;
     `foundation_select` cuts foundation neurons from scores. `protect` is the way of tuned arms that
     name none; rehearsed neurons take a step after every `rehearse_every` steps of the task, at the
-    constant `rehearse_rate`. `task_tokens` is the longest reply to a task's prompt.
+    constant `rehearse_rate`. `last_scale`, 0 to 2, is of patches put on last. `task_tokens`
+    is the longest reply to a task's prompt.
     """
 
     tuning: Schedule
@@ -71,6 +73,7 @@ class RobustSettings:
     protect: Protect = "none"
     rehearse_every: int = EVERY
     rehearse_rate: float = RATE
+    last_scale: float = 1.0
     via: Via = "full"
     foundation: str | None = None
     foundation_select: str = "budget=5%"
@@ -95,6 +98,7 @@ class RobustSettings:
                 f"a rehearsal after every {self.rehearse_every} steps at {self.rehearse_rate:g}; "
                 "give at least 1, and more than 0"
             )
+        check_scale(self.last_scale)
         if self.task_tokens < 1:
             raise RequestError(f"{self.task_tokens} new tokens for a task; give at least 1")
         if "safety" not in self.evaluate.suites:
