@@ -108,8 +108,8 @@ def check_scale(scale: float) -> None:
     if not (math.isfinite(scale) and 0 <= scale <= LARGEST_SCALE):
         raise RequestError(
             f"a scale of {scale:g} is not served; give 0 to {LARGEST_SCALE:g}. Below 0 a patch "
-            "would be reversed, and nothing here takes safety out of a model; far above 1 its weights "
-            "are no longer what was measured"
+            "would be reversed, and nothing here takes safety out of a model; far above 1 its "
+            "weights are no longer what was measured"
         )
 
 
