@@ -18,6 +18,7 @@ from snt.chat import Chat
 from snt.corpora import Corpus
 from snt.deltas import Deltas, SliceKey
 from snt.errors import RequestError, RunFailure
+from snt.module_modes import modes_kept
 from snt.objective import Kept, Pair
 from snt.progress import Progress, Silence
 from snt.retaining import kept_corpora
@@ -124,13 +125,9 @@ class Tuner:
 def _evaluating(loaded: LoadedModel) -> Iterator[None]:
     """Without dropout; every module is as it was afterwards."""
     model: Any = getattr(loaded, "model", None)
-    were = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         yield
-    finally:
-        for module, training in were:
-            module.training = training
 
 
 def check_pace(every: int, learning_rate: float) -> None:

@@ -18,11 +18,18 @@ from snt.masks import NeuronMask
 from snt.objective import right_padded
 from snt.opening import ModelChoice, OpenModel, open_model
 from snt.rehearsal_steps import material_of
-from snt.robust.held import Held, as_measured
+from snt.robust.held import Held
 from snt.robust.settings import TaskSchedule
 from snt.robust.task_data import Task, TaskItem
 from snt.robust.task_scoring import response_loss, score_task
-from snt.robust.task_training import FineTune, examples_of, fine_tune, merge_deltas, whole_model
+from snt.robust.task_training import (
+    FineTune,
+    as_measured,
+    examples_of,
+    fine_tune,
+    merge_deltas,
+    whole_model,
+)
 from snt.training_plan import Schedule
 
 ITEMS = [TaskItem(f"Count to {n}", "one two three"[: 3 + n], str(n)) for n in range(6)]

@@ -23,6 +23,7 @@ from snt.corpus_files import hub_closed
 from snt.errors import FormatError, MissingFileError, RequestError, UnavailableError, unknown_name
 from snt.evaluation.guest_libraries import guest
 from snt.evaluation.task_results import TaskResults, task_results
+from snt.module_modes import modes_kept
 from snt.opening import OpenModel
 from snt.progress import Progress
 
@@ -107,11 +108,9 @@ def run_tasks(opened: OpenModel, settings: TaskSettings, progress: Progress) -> 
         progress.say(f"lm-evaluation-harness: {', '.join(names)} ({count} documents)")
         # A copy: the harness gives a tokenizer a padding token where it has none.
         tokenizer = copy.deepcopy(opened.chat.tokenizer)
-        modes = {module: module.training for module in model.modules()}
-        wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
         # It puts every module into evaluation; a backend may hold some otherwise for a reason.
-        for module, mode in modes.items():
-            module.training = mode
+        with modes_kept(model):
+            wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
         found = simple_evaluate(
             wrapped,
             tasks=specs,

@@ -20,8 +20,15 @@ WAYS = {
     "rehearse": "{0} tuned, then the task, those protected in it and tuned on between its steps",
     "last": "the task on the model itself, then the patch of {0} put on it",
 }
+
+
+def arm_name(tuned: str, way: str) -> str:
+    """What the arm of a tuned mask is called: rsn, rsn-freeze."""
+    return f"{tuned}-{way}" if way else tuned
+
+
 # Per tuned mask the arms of it, by name.
-WAYS_OF = {tuned: tuple(f"{tuned}-{way}" if way else tuned for way in WAYS) for tuned in TUNED}
+WAYS_OF = {tuned: tuple(arm_name(tuned, way) for way in WAYS) for tuned in TUNED}
 BEFORE, SAFETY, TASK = "before", "safety", "task"
 STAGES = (BEFORE, SAFETY, TASK)
 
@@ -86,7 +93,7 @@ def arms_of(names: Sequence[str], protect: str = "none") -> tuple[Arm, ...]:
             found[name] = Arm(name, None)
             continue
         way = way or ("" if protect == "none" else protect)
-        full = f"{tuned}-{way}" if way else tuned
+        full = arm_name(tuned, way)
         found[full] = Arm(full, tuned, way)
     if not found:
         raise RequestError(f"no arm was given; choose from {', '.join(known)}")

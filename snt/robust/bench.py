@@ -24,8 +24,8 @@ from snt.patch_algebra import scaled
 from snt.patches import Patch, load_patch
 from snt.progress import Progress
 from snt.rehearsal_steps import Material, material_of
-from snt.robust.arms import BEFORE, SAFETY, Arm, Job
-from snt.robust.held import Held, as_measured
+from snt.robust.arms import BEFORE, SAFETY, Arm, Job, arms_of
+from snt.robust.held import Held
 from snt.robust.identity import Identity
 from snt.robust.masks import ArmMasks
 from snt.robust.results import TASK_CORRECT, StageResult
@@ -33,7 +33,13 @@ from snt.robust.settings import RobustSettings
 from snt.robust.stages import Stages
 from snt.robust.task_data import Task
 from snt.robust.task_scoring import TaskScore, score_task
-from snt.robust.task_training import FineTune, fine_tune, merge_deltas, whole_model
+from snt.robust.task_training import (
+    FineTune,
+    as_measured,
+    fine_tune,
+    merge_deltas,
+    whole_model,
+)
 from snt.tuning import RETAIN_TEXT, tune
 
 
@@ -85,12 +91,11 @@ class Bench:
         learnt = None if arm.tuned is None else self._patch_key(arm.tuned, job.seed or 0)
         trained = [self.task.describe(), asdict(settings.task), settings.task.rate(settings.via)]
         made = [settings.via, arm.protected, job.seed, learnt, *trained]
-        if arm.way == "rehearse":
-            made += [settings.rehearse_every, settings.rehearse_rate]
-        if arm.way == "last":
-            made += [settings.last_scale]
-        way = arm.way if arm.way in ("rehearse", "last") else "task"
-        return key_of(way, made, self._measured_by())
+        own = {
+            "rehearse": [settings.rehearse_every, settings.rehearse_rate],
+            "last": [settings.last_scale],
+        }.get(arm.way, [])
+        return key_of(arm.way if own else "task", [*made, *own], self._measured_by())
 
     def _measured_by(self) -> list[Any]:
         settings = self.settings
@@ -180,7 +185,8 @@ class Bench:
                 on_step=lambda: advance(1),
             )
         release()
-        if arm.fine_tuned is None and any(name.endswith("-last") for name in settings.arms):
+        arms = arms_of(settings.arms, settings.protect)
+        if arm.fine_tuned is None and any(one.way == "last" for one in arms):
             self.held.keep(opened, trained, seed)
         return opened, trained
 

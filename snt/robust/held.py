@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from snt.opening import OpenModel
@@ -47,13 +46,3 @@ class Held:
     def drop(self) -> None:
         """Let go of it, so that another model has its memory."""
         self._found = None
-
-
-def as_measured(model: nn.Module, dtype: str) -> None:
-    """Turn the weights to the precision that models are measured in.
-
-    Parameters alone: the frequencies of rotary positions are buffers, which transformers leaves in
-    float32 when it loads a model in bfloat16, and rounded ones would turn other angles.
-    """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, dtype))

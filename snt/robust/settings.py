@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snt.errors import RequestError, unknown_name
 from snt.patch_algebra import check_scale
-from snt.rehearsal_steps import EVERY, RATE
+from snt.rehearsal_steps import EVERY, RATE, check_pace
 from snt.tuning import POSITIONS, RETAIN
 
 if TYPE_CHECKING:
@@ -93,11 +93,7 @@ class RobustSettings:
             raise unknown_name("way", self.via, get_args(Via), "It is the value of --via.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise RequestError(f"seeds {self.seeds}: give different ones, none negative")
-        if self.rehearse_every < 1 or self.rehearse_rate <= 0:
-            raise RequestError(
-                f"a rehearsal after every {self.rehearse_every} steps at {self.rehearse_rate:g}; "
-                "give at least 1, and more than 0"
-            )
+        check_pace(self.rehearse_every, self.rehearse_rate)
         check_scale(self.last_scale)
         if self.task_tokens < 1:
             raise RequestError(f"{self.task_tokens} new tokens for a task; give at least 1")

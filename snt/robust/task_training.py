@@ -81,6 +81,16 @@ def merge_deltas(loaded: LoadedModel, slices: Mapping[SliceKey, tuple[Tensor, Te
             weight.index_add_(0 if key.axis == "rows" else 1, at, values)
 
 
+def as_measured(model: nn.Module, dtype: str) -> None:
+    """Turn the weights to the precision that models are measured in.
+
+    Parameters alone: the frequencies of rotary positions are buffers, which transformers leaves in
+    float32 when it loads a model in bfloat16, and rounded ones would turn other angles.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+
+
 def examples_of(chat: Chat, items: Sequence[TaskItem], longest: int) -> tuple[list[Pair], int]:
     """Tokens of prompts and responses, cut to `longest`, and how many were cut.
 
