@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.tuning import DATA, MODEL, lora_config, random_mask
+from benchmarks.tuning_sides import DATA, MODEL, lora_config, random_mask
 from snt import corpora
 from snt.backend import LoadedModel
 from snt.corpora import Corpus

@@ -1,212 +1,46 @@
 """A step of SN-Tune against the published way and against PEFT, on the same batches.
 
 The step is that of `snt tune`: pairs to refuse, then prompts to keep, in parts, and one update by
-AdamW. All sides run it through the same loop on the same base model in the same precision; only
-what is trainable differs.
+AdamW, on the same base model in the same precision. Every comparator is timed twice: as its users
+write it, and in this project's loop, where what is trainable is all that differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from benchmarks.ratios import Row, in_turn, ratios
-from snt import corpora
-from snt.anatomy import KINDS, Anatomy
+from benchmarks.tuning_sides import (
+    MODEL,
+    SHARE,
+    Side,
+    lora,
+    neurons,
+    plain_loss,
+    plan_of,
+    published,
+    random_mask,
+    shira,
+)
 from snt.deltas import Deltas, masked_slices
 from snt.masks import NeuronMask
-from snt.objective import Pair
 from snt.opening import ModelChoice, OpenModel, open_model
 from snt.patches import Patch, save_patch
-from snt.retaining import kept_prompts
-from snt.training import Plan, Schedule, step_loss
-from snt.tuning import POSITIONS, RETAIN
+from snt.training import Plan
 
-MODEL, DATA = "smollm2-135m", "refusals/tune"
-LEARNING_RATE = 2e-3
-SHARE = 0.005
 STEPS = 2  # that a round of a side takes
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to tune: its step over parts, and the bytes that it holds above the frozen model."""
-
-    run: Callable[[], None]
-    held: Callable[[], int]
-    trainable: int
-    note: str = ""
-
-
-def random_mask(
-    anatomy: Anatomy, parameters: int, share: float = SHARE, seed: int = 0
-) -> NeuronMask:
-    """Random neurons, as large a share of every kind in every layer: `share` of the model."""
-    weights = {kind: anatomy.size(kind) * anatomy.neuron_parameters(kind) for kind in KINDS}
-    part = share * parameters / (anatomy.layers * sum(weights.values()))
-    draw = torch.Generator().manual_seed(seed)
-    neurons = {}
-    for layer in range(anatomy.layers):
-        for kind in KINDS:
-            count = max(1, round(part * anatomy.size(kind)))
-            chosen = torch.randperm(anatomy.size(kind), generator=draw)[:count]
-            neurons[layer, kind] = chosen.sort().values.to(torch.int32)
-    return NeuronMask(anatomy, neurons)
-
-
-def plan_of(opened: OpenModel, steps: int) -> Plan:
-    """Steps of the default tuning, from the first built-in pairs and prompts."""
-    schedule = Schedule(epochs=1)
-    pairs = corpora.load_pairs(DATA).pairs[: schedule.batch * steps]
-    examples = [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs]
-    each = steps * schedule.retain_batch // len(RETAIN)
-    kept = [
-        kept_prompts(opened.model, opened.chat, corpora.load(name).texts[:each], POSITIONS)
-        for name in RETAIN
-    ]
-    return Plan(examples, kept, schedule, opened.chat.pad_id)
-
-
-def side_of(
-    opened: OpenModel,
-    plan: Plan,
-    parameters: Iterable[Tensor],
-    context: Callable[[], Any] = nullcontext,
-    after_backward: Callable[[], None] = lambda: None,
-    also: Iterable[Tensor] = (),
-    note: str = "",
-) -> Side:
-    """The loop that all sides share. `also` are tensors held beside parameters and state."""
-    trained = list(parameters)
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    held: list[int] = [0]
-    others = sum(tensor.nbytes for tensor in also)
-
-    def run() -> None:
-        for tensor in trained:
-            tensor.requires_grad_(True)
-        with opened.model.training(), context():
-            for number in range(plan.steps):
-                for part in range(plan.parts):
-                    step_loss(opened.model, plan[number * plan.parts + part]).backward()
-                after_backward()
-                optimizer.step()
-                gradients = sum(t.grad.nbytes for t in trained if t.grad is not None)
-                state = sum(
-                    value.nbytes
-                    for kept in optimizer.state.values()
-                    for value in kept.values()
-                    if isinstance(value, Tensor)
-                )
-                held[0] = gradients + state + others
-                optimizer.zero_grad(set_to_none=True)
-        for tensor in trained:
-            tensor.requires_grad_(False)
-
-    return Side(run, lambda: held[0], sum(tensor.numel() for tensor in trained), note)
-
-
-def neurons(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
-    """SN-Tune: deltas of the mask's slices."""
-    deltas = Deltas.zeros(masked_slices(mask), opened.model)
-    return side_of(
-        opened,
-        plan,
-        deltas.parameters(),
-        lambda: deltas.attached(opened.model),
-        also=[*deltas.parameters(), *deltas.buffers()],
-    )
-
-
-def published(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
-    """Every weight trainable, gradients outside the mask set to zero before the update.
-
-    The masks themselves are not counted as memory: they could be applied slice by slice.
-    """
-    model: Any = opened.model
-    places = {}
-    for key, at in masked_slices(mask).items():
-        weight = model.module(key.layer, key.module).weight
-        inside = places.setdefault(weight, torch.zeros_like(weight, dtype=torch.bool))
-        (inside if key.axis == "rows" else inside.T)[at.long()] = True
-    weights = list(model.model.parameters())
-
-    def outside_to_zero() -> None:
-        for weight in weights:
-            if weight.grad is None:
-                continue
-            if weight in places:
-                weight.grad.mul_(places[weight])
-            else:
-                weight.grad.zero_()
-
-    return side_of(opened, plan, weights, after_backward=outside_to_zero)
-
-
-def lora_ranks(mask: NeuronMask, opened: OpenModel) -> dict[str, int]:
-    """Per module of the mask the rank at which LoRA has about as many entries as the deltas."""
-    entries: dict[str, float] = {}
-    for key, at in masked_slices(mask).items():
-        d_out, d_in = opened.model.weight_shape(key.layer, key.module)
-        name = f"model.layers.{key.layer}.{key.module}"
-        held = len(at) * (d_in if key.axis == "rows" else d_out)
-        entries[name] = entries.get(name, 0.0) + held / (d_in + d_out)
-    return {name: max(1, round(rank)) for name, rank in entries.items()}
-
-
-def lora_config(mask: NeuronMask, opened: OpenModel) -> Any:
-    """PEFT's LoRA on the same modules, module by module of the deltas' size, alpha as the rank."""
-    from peft import LoraConfig
-
-    ranks = lora_ranks(mask, opened)
-    return LoraConfig(
-        target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=dict(ranks), r=1, lora_alpha=1
-    )
-
-
-def lora(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
-    """The step of `lora_config`."""
-    from peft import get_peft_model
-
-    return _adapter(opened, plan, get_peft_model, lora_config(mask, opened))
-
-
-def shira(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
-    """PEFT's SHiRA on the same modules, of the deltas' size in all: it has one rank for all."""
-    from peft import ShiraConfig, get_peft_model
-
-    ranks = lora_ranks(mask, opened)
-    wanted = sum(
-        len(at) * opened.model.weight_shape(key.layer, key.module)[1 if key.axis == "rows" else 0]
-        for key, at in masked_slices(mask).items()
-    )
-    each = 0
-    for name in ranks:
-        _, _, layer, module = name.split(".", 3)
-        each += sum(opened.model.weight_shape(int(layer), module))
-    config = ShiraConfig(target_modules=list(ranks), r=max(1, round(wanted / each)))
-    return _adapter(opened, plan, get_peft_model, config)
-
-
-def _adapter(opened: OpenModel, plan: Plan, wrap: Any, config: Any) -> Side:
-    model: Any = opened.model
-    wrapped = wrap(model.model, config)
-    trained = [one for one in wrapped.parameters() if one.requires_grad]
-    return side_of(opened, plan, trained, also=trained)
-
 
 SIDES: Mapping[str, Callable[[OpenModel, Plan, NeuronMask], Side]] = {
     "neurons": neurons,
-    "published": published,
-    "lora": lora,
-    "shira": shira,
+    "published": partial(published, loss=plain_loss),
+    "published, same loop": published,
+    "lora": partial(lora, loss=plain_loss),
+    "lora, same loop": lora,
+    "shira": partial(shira, loss=plain_loss),
+    "shira, same loop": shira,
 }
 
 
@@ -239,6 +73,7 @@ def rows(rounds: int, dtype: str = "auto") -> list[Row]:
     of = f"{MODEL}, {str(first.model.dtype)[6:]}, mask of {SHARE:.1%}"
 
     def against(name: str, what: str, bar: float) -> Row:
+        what += ", in this loop" if name.endswith("loop") else ""
         note = (
             f"{of}; {step['neurons']:.2f} and {step[name]:.2f} s a step; "
             f"{sides['neurons'].trainable:,} and {sides[name].trainable:,} trainable"
@@ -248,7 +83,8 @@ def rows(rounds: int, dtype: str = "auto") -> list[Row]:
         )
 
     return [
-        against("published", "full fine-tuning with masked gradients", 0.6),
+        against("published", "full fine-tuning, masked", 0.6),
+        against("published, same loop", "full fine-tuning, masked", 0.6),
         Row(
             "memory above the frozen model / full fine-tuning, masked",
             (held["neurons"] / held["published"],),
@@ -257,8 +93,10 @@ def rows(rounds: int, dtype: str = "auto") -> list[Row]:
             f"gradients, optimizer state and deltas: {held['neurons'] / 1e6:.1f} and "
             f"{held['published'] / 1e6:.1f} MB",
         ),
-        against("lora", "PEFT LoRA of equal size, same modules", 1.0),
-        against("shira", "PEFT SHiRA of equal size, same modules", 1.0),
+        against("lora", "PEFT LoRA of equal size", 1.0),
+        against("lora, same loop", "PEFT LoRA of equal size", 1.0),
+        against("shira", "PEFT SHiRA of equal size", 1.0),
+        against("shira, same loop", "PEFT SHiRA of equal size", 1.0),
         Row(
             "size of a patch / (entries × 4 bytes + indices)",
             (size / (entries + indices),),

@@ -67,6 +67,11 @@ class Step:
     retain_weights: Tensor
     part: str = "refuse"
 
+    @property
+    def read_at(self) -> Tensor:
+        """(n + m, 2) int64 (row, position): where the step reads logits."""
+        return torch.cat([self.refuse_at, self.retain_at])
+
 
 def right_padded(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
     """Tokens as a right-padded batch (B, longest)."""

@@ -106,8 +106,13 @@ def step_loss(model: LoadedModel, step: Step) -> Tensor:
     """The loss of one batch in nats, a scalar; the head is applied only where it is read."""
     device = model.device
     batch = Batch(step.batch.input_ids.to(device), step.batch.real.to(device))
-    at = torch.cat([step.refuse_at, step.retain_at]).to(device)
-    logits = model.logits(model.hidden(batch)[at[:, 0], at[:, 1]])
+    at = step.read_at.to(device)
+    return loss_of(step, model.logits(model.hidden(batch)[at[:, 0], at[:, 1]]))
+
+
+def loss_of(step: Step, logits: Tensor) -> Tensor:
+    """The loss of (n, V) logits at a step's n positions `read_at`, nats, a scalar."""
+    device = logits.device
     if step.part == "refuse":
         return refusal_loss(logits, step.targets.to(device), step.refuse_weights.to(device))
     top_ids, top_log = step.top_ids.to(device), step.top_log.to(device)
