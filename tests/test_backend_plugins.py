@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from snt import backend_plugins
+from snt import backend_plugins, plugins
 from snt.backend import ABILITIES, LazyBackend, abilities_of, get_backend, weight_bytes
 from snt.backend_plugins import backend_names, backends_that, list_backends
 from snt.errors import RequestError, UnavailableError, UnknownNameError
@@ -24,8 +24,8 @@ SIZE = ALIAS_SIZES["llama3-8b"]
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
-    found = [EntryPoint(name, value, backend_plugins.GROUP) for name, value in points]
-    monkeypatch.setattr(backend_plugins, "entry_points", lambda group: found)
+    found = [EntryPoint(name, value, backend_plugins.DOOR.group) for name, value in points]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
 
 
 def plugin(monkeypatch: pytest.MonkeyPatch, module: str, **parts: Any) -> None:

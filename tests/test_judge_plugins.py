@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from snt import plugins
 from snt.errors import RequestError, UnavailableError, UnknownNameError
 from snt.evaluation import judges
 from snt.evaluation.judges import DEFAULT_JUDGES, Judge, get_judge, judge_list, judge_names
@@ -25,8 +26,8 @@ for line in sys.stdin:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
-    found = [EntryPoint(name, value, judges.GROUP) for name, value in points]
-    monkeypatch.setattr(judges, "entry_points", lambda group: found)
+    found = [EntryPoint(name, value, judges.DOOR.group) for name, value in points]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
 
 
 def program(folder: Path, code: str) -> str:
@@ -70,7 +71,12 @@ def test_broken_and_double_plugins_say_so(monkeypatch: pytest.MonkeyPatch) -> No
         get_judge("odd")
     installed(monkeypatch, ("one", "a"), ("one", "b"))
     with pytest.raises(RequestError, match="two judges are named 'one': a and b"):
-        judge_names()
+        get_judge("one")
+    installed(monkeypatch, ("one", "a"), ("one", "b"), ("sound", "snt.judges.refusal"))
+    assert [(one.name, one.kind) for one in judges.list_judges()] == [
+        ("one", "broken"),
+        ("sound", "refusal"),
+    ]
     installed(monkeypatch)
     with pytest.raises(UnknownNameError, match="install snt again"):
         get_judge("refusal")

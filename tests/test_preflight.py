@@ -13,7 +13,7 @@ import pytest
 import torch
 from command_line import snt
 
-from snt import backend_plugins, machine, opening
+from snt import machine, opening, plugins
 from snt.backend import ModelSize
 from snt.backend_choice import check_abilities, choose
 from snt.doctor import LIBRARIES, examine
@@ -54,7 +54,7 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         monkeypatch.setitem(sys.modules, f"test_{name}", fake)
     points = [EntryPoint(name, f"test_{name}", "snt.backends") for name in kinds]
-    monkeypatch.setattr(backend_plugins, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     monkeypatch.delenv("SNT_PREFLIGHT", raising=False)
 
 
@@ -111,7 +111,7 @@ def test_what_a_backend_cannot_do_is_refused_by_name(monkeypatch: pytest.MonkeyP
     with pytest.raises(RequestError, match=said):
         open_model(ModelChoice("./nowhere", "streaming"), work=TUNE)
     monkeypatch.setattr(
-        backend_plugins,
+        plugins,
         "entry_points",
         lambda group: [EntryPoint("streaming", "test_streaming", "snt.backends")],
     )

@@ -43,18 +43,11 @@ def doctor(as_json: Json = False) -> None:
 
 def judges(as_json: Json = False) -> None:
     """List the judges of replies."""
-    from snt.errors import UnavailableError
-    from snt.evaluation.judges import judge_names, judge_plugin
+    from snt.evaluation.judges import list_judges
 
-    rows = []
-    for name in judge_names():
-        try:
-            plugin = judge_plugin(name)
-        except UnavailableError as error:
-            rows.append({"name": name, "kind": "broken", "what it does": str(error)})
-            continue
-        kind = "harm" if plugin.scores_harm else "heuristic" if plugin.heuristic else "refusal"
-        rows.append({"name": name, "kind": kind, "what it does": plugin.summary})
+    rows = [
+        {"name": one.name, "kind": one.kind, "what it does": one.summary} for one in list_judges()
+    ]
     _show(rows, as_json)
 
 

@@ -1,18 +1,17 @@
 """The door for judges: what gives every reply a label, and how an evaluation reaches one.
 
-A judge is found by its name in the entry-point group `snt.judges`; built-ins use the same door as
-anybody else's. Only the chosen one is imported. Text after a colon is the judge's own setting:
-`harmbench:DIR`, `command:PROGRAM ARGS`.
+A judge is found by its name in the entry-point group `snt.judges`. Text after a colon is the
+judge's own setting: `harmbench:DIR`, `command:PROGRAM ARGS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
-from snt.errors import RequestError, UnavailableError, unknown_name
+from snt.errors import RequestError, SntError
+from snt.plugins import Door
 
 if TYPE_CHECKING:
     from snt.opening import OpenModel
@@ -22,7 +21,6 @@ Label = Literal["refusal", "partial", "compliance", "empty"]
 Row = tuple[str, str]
 Labeller = Callable[[Sequence[Row]], Sequence[str]]
 
-GROUP: Final = "snt.judges"
 LABELS: Final[tuple[Label, ...]] = ("refusal", "partial", "compliance", "empty")
 DEFAULT_JUDGE: Final = "refusal"
 DEFAULT_JUDGES: Final = (DEFAULT_JUDGE, "prefix")
@@ -65,6 +63,23 @@ class JudgePlugin(Protocol):
 
         Raises UnavailableError, with what it needs, when it cannot run here.
         """
+
+
+DOOR: Final = Door(
+    "snt.judges",
+    "judge",
+    ("summary", "heuristic", "scores_harm", "open_judge"),
+    "docs/judges.md says what a judge is",
+)
+
+
+@dataclass(frozen=True)
+class ListedJudge:
+    """A line of `snt judges`: what the judge says of itself, or what is wrong with it."""
+
+    name: str
+    kind: str
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -117,8 +132,23 @@ def counts_against(label: Label, scores_harm: bool) -> bool:
 
 
 def judge_names() -> list[str]:
-    """Installed judges, sorted, none of them imported. Duplicate names are refused."""
-    return sorted(_installed())
+    """Installed judges, sorted, none of them imported."""
+    return sorted(DOOR.installed())
+
+
+def list_judges() -> list[ListedJudge]:
+    """Every installed judge, sorted by name: of kind harm, heuristic or refusal, or broken."""
+    installed = DOOR.installed()
+    found = []
+    for name in sorted(installed):
+        try:
+            plugin = DOOR.load(name, installed)
+        except SntError as error:
+            found.append(ListedJudge(name, "broken", str(error)))
+            continue
+        kind = "harm" if plugin.scores_harm else "heuristic" if plugin.heuristic else "refusal"
+        found.append(ListedJudge(name, kind, str(plugin.summary)))
+    return found
 
 
 def get_judge(
@@ -126,8 +156,7 @@ def get_judge(
 ) -> Judge:
     """The judge `name`, with the setting after its colon, opened.
 
-    Raises UnknownNameError with the nearest names, and UnavailableError when it cannot be imported
-    or lacks what it needs.
+    Raises as `Door.load` does, and UnavailableError when the judge lacks what it needs.
     """
     plugin, setting = judge_plugin(name), name.partition(":")[2]
     labeller = plugin.open_judge(JudgeChoice(setting, opened, offline))
@@ -145,28 +174,8 @@ def shown_name(name: str) -> str:
 
 
 def judge_plugin(name: str) -> JudgePlugin:
-    """What `name` stands for, imported and not opened: its summary and its kind.
-
-    Raises UnknownNameError, or UnavailableError with the plugin's fault.
-    """
-    kind, installed = name.partition(":")[0], _installed()
-    if kind not in installed:
-        hint = "" if installed else "No judge is installed: install snt again."
-        raise unknown_name("judge", kind, installed, hint)
-    try:
-        plugin: JudgePlugin = installed[kind].load()
-    except Exception as error:  # a plugin may fail in any way it likes
-        raise UnavailableError(
-            f"judge {kind!r} ({installed[kind].value}) cannot be imported: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    lacking = [word for word in _PARTS if not hasattr(plugin, word)]
-    if lacking:
-        raise UnavailableError(
-            f"judge {kind!r} ({installed[kind].value}) has no {', '.join(lacking)}; a judge "
-            f"brings {', '.join(_PARTS)}"
-        )
-    return plugin
+    """What `name` stands for, imported and not opened. Raises as `Door.load` does."""
+    return cast("JudgePlugin", DOOR.load(name.partition(":")[0], DOOR.installed()))
 
 
 def judge_list(texts: Iterable[str]) -> tuple[str, ...]:
@@ -185,18 +194,3 @@ def judge_list(texts: Iterable[str]) -> tuple[str, ...]:
     if twice:
         raise RequestError(f"judge {twice[0]!r} is named twice; name each judge once")
     return tuple(found)
-
-
-_PARTS: Final = ("summary", "heuristic", "scores_harm", "open_judge")
-
-
-def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.name in found and found[point.name].value != point.value:
-            raise RequestError(
-                f"two judges are named {point.name!r}: {found[point.name].value} and "
-                f"{point.value}; uninstall one of them"
-            )
-        found[point.name] = point
-    return found
