@@ -9,6 +9,8 @@ cache. Neurons lie innermost, so that every pass runs along whole vectors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,7 @@ def _norms(removals: Removals) -> Tensor:
     units, heads, _, neurons = removals.shape
     squared = removals.on_rows[0].new_zeros(units, neurons)
     project = projection(removals.mixing, heads, neurons, removals.rows)
-    for rows in removals.row_blocks(_rows_at_once(removals)):
-        seen = Attention.of(removals, rows).by_column()
+    for rows, seen in _row_blocks(removals):
         # Neurons lie side by side in memory: at least a vector of them at a time.
         chunk = max(16, _BLOCK // seen.probabilities[0].numel())
         step = max(1, chunk // neurons)
@@ -57,9 +58,18 @@ def _norms(removals: Removals) -> Tensor:
     return squared.sqrt_()
 
 
-def _rows_at_once(removals: Removals) -> int:
+def _row_blocks(removals: Removals) -> Iterator[tuple[Rows, Attention]]:
+    """As many rows as fit with all neurons, and their attention by column.
+
+    Of a long prompt that is a single row; its attention is still made for several at a time, since
+    a product of one row takes nearly as long.
+    """
     _, heads, tokens, neurons = removals.shape
-    return max(1, min(_ROWS, _BLOCK // (heads * tokens * neurons)))
+    most = max(1, min(_ROWS, _BLOCK // (heads * tokens * neurons)))
+    for block in removals.row_blocks(_ROWS):
+        attention = Attention.of(removals, block)
+        for rows in removals.row_blocks(most, block):
+            yield rows, attention.part(rows, block).by_column()
 
 
 def _change(removals: Removals, seen: Attention, rows: Rows, some: slice, within: slice) -> Tensor:

@@ -76,13 +76,18 @@ class Removals:
             column_gain=None if self.column_gain is None else cut(self.column_gain),
         )
 
-    def row_blocks(self, most: int) -> Iterator[Rows]:
-        """Blocks of at most `most` rows with the columns that they see; blind rows are left out."""
-        seen = self.visible.flatten(0, 1).any(dim=0)
-        for low in range(0, self.rows, most):
-            columns = seen[low : low + most].any(dim=0).nonzero().flatten()
+    def row_blocks(self, most: int, within: Rows | None = None) -> Iterator[Rows]:
+        """Blocks of at most `most` rows with the columns that they see; blind rows are left out.
+
+        `within` is a larger block that they divide.
+        """
+        start, stop = (within.low, within.high) if within else (0, self.rows)
+        seen = self.visible[:, :, start:stop].flatten(0, 1).any(dim=0)
+        for low in range(start, stop, most):
+            high = min(low + most, stop)
+            columns = seen[low - start : high - start].any(dim=0).nonzero().flatten()
             if len(columns):
-                yield Rows(low, min(low + most, self.rows), int(columns[0]), int(columns[-1]) + 1)
+                yield Rows(low, high, int(columns[0]), int(columns[-1]) + 1)
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,17 @@ class Attention:
         """A part of `whole`, which has all rows, or the part alone."""
         if whole is None:
             return Attention.of(removals, rows, units)
+        return whole.part(rows, units=units)
+
+    def part(self, rows: Rows, within: Rows | None = None, units: slice = slice(None)) -> Attention:
+        """Some rows of this block, which is of the rows `within`; without it, of all."""
+        low, first = (within.low, within.first) if within else (0, 0)
 
         def cut(part: Tensor) -> Tensor:
-            return part[units, :, rows.low : rows.high, rows.first : rows.last]
+            part = part[units, :, rows.low - low : rows.high - low]
+            return part[..., rows.first - first : rows.last - first]
 
-        return Attention(cut(whole.logits), cut(whole.probabilities), cut(whole.visible))
+        return Attention(cut(self.logits), cut(self.probabilities), cut(self.visible))
 
     def by_column(self) -> Attention:
         """The same with columns before rows in memory: (U, m, C, R)."""
