@@ -16,13 +16,14 @@ from command_line import snt
 from snt import machine, opening, plugins
 from snt.backend import ModelSize
 from snt.backend_choice import check_abilities, choose
+from snt.corpora import Corpus
 from snt.doctor import LIBRARIES, examine
 from snt.errors import RequestError
 from snt.machine import Device, container_memory
 from snt.model_refs import ALIASES
 from snt.model_sizes import ALIAS_SIZES, size_of
 from snt.opening import ModelChoice, open_model
-from snt.preflight import Work, duration, gigabytes, memory_of, seconds_of
+from snt.preflight import Work, detection_work, duration, gigabytes, memory_of, seconds_of
 
 GB = 10**9
 LLAMA = ALIAS_SIZES["llama3-8b"]
@@ -165,7 +166,15 @@ def test_time_is_that_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "matmul_rate", lambda *_: 1e12)
     forward = seconds_of(LLAMA, Work(tokens=1000), "cpu", torch.float32)
     assert forward == pytest.approx(1.3 * 2 * LLAMA.in_layers * 1000 / 1e12)
-    assert seconds_of(LLAMA, DETECT, "cpu", torch.float32) == pytest.approx(3.8 * forward)
+    assert seconds_of(LLAMA, DETECT, "cpu", torch.float32) == pytest.approx(1.7 * forward)
+    long, short = (
+        detection_work([Corpus("mine", (text,) * number, ())], "exact")
+        for text, number in (("x" * 16_000, 1), ("x" * 400, 40))
+    )
+    assert long.pairs > 10 * short.pairs
+    assert seconds_of(LLAMA, long, "cpu", torch.float32) > 1.3 * seconds_of(
+        LLAMA, short, "cpu", torch.float32
+    )
     assert seconds_of(LLAMA, Work(trained=1000), "cpu", torch.float32) > 3 * forward
     assert seconds_of(LLAMA, Work(), "cpu", torch.float32) == 0
     assert [duration(x) for x in (0.1, 40, 300, 7200)] == ["1 s", "40 s", "5 min", "2.0 h"]
