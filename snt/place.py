@@ -11,37 +11,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from snt import __version__, corpora
 from snt.atomic import check_writable, write_json, write_text
 from snt.corpora import TrainingPairs
-from snt.deltas import Deltas, digest_of, masked_slices
 from snt.digests import key_of
 from snt.errors import FormatError, MismatchError
-from snt.evaluation.measurement import Measurement, measure
-from snt.evaluation.refusal_odds import refusal_log_odds, tree_of
 from snt.memory import peak_bytes, release
-from snt.objective import Kept, Pair
 from snt.opening import ModelChoice, OpenModel, named_model, open_model
 from snt.place_arms import CONTROLS, PlaceArm, agreed_order, arms_of
-from snt.place_points import HARMFUL, ArmResult, Point
+from snt.place_bench import Bench
+from snt.place_points import ArmResult
 from snt.place_results import PlaceRow, place_results, times_needed
-from snt.place_settings import PlaceSettings, rate_for
+from snt.place_settings import PlaceSettings
 from snt.preflight import Work
 from snt.progress import Progress, Silence
-from snt.retaining import kept_corpora
 from snt.scores import Place
 from snt.scores_files import ScoresFile, load_scores
-from snt.training import Plan, train
-
-SAFE = ("harmless_refusal", "over_refusal")
 
 
 @dataclass(frozen=True)
@@ -124,14 +115,15 @@ def does_place_matter(
         for name, held in others_read.items()
     }
     arms = list(_arms(opened, first, second, orders, settings))
-    bench = _Bench.prepare(opened, settings, pairs, progress)
+    bench = Bench(opened, settings, pairs, progress)
     finished = _finished(output / "arms.jsonl")
+    before = _before(output / "before.json", _key(opened, settings, pairs), bench)
     results = []
     for number, arm in enumerate(arms, start=1):
         key = arm.name, _key(opened, settings, pairs, arm)
         if key not in finished:
             progress.say(f"arm {number} of {len(arms)}: {arm.name}")
-            finished[key] = bench.run(arm)
+            finished[key] = bench.run(arm, before)
             row = {"key": key[1], "name": arm.name, **finished[key].as_json()}
             _append(output / "arms.jsonl", row)
             release()
@@ -139,7 +131,7 @@ def does_place_matter(
     placing = Placing(
         tuple(results),
         tuple(place_results(results)),
-        bench.before_values(),
+        before,
         output,
         settings,
         opened.describe(),
@@ -151,102 +143,6 @@ def does_place_matter(
     write_json(output / "report.json", placing.as_json())
     write_text(output / "curve.svg", place_picture(placing))
     return placing
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """What all arms share: the model, the data in its order, the figures before."""
-
-    opened: OpenModel
-    settings: PlaceSettings
-    examples: list[Pair]
-    targets: list[list[Kept]]
-    before: Measurement
-    progress: Progress
-
-    @classmethod
-    def prepare(
-        cls, opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, progress: Progress
-    ) -> _Bench:
-        examples = [Pair(*opened.chat.pair_ids(*pair)) for pair in pairs.pairs]
-        kept = [
-            corpora.load(name, offline=opened.offline, progress=progress)
-            for name in settings.retain
-        ]
-        targets = kept_corpora(opened.model, opened.chat, kept, settings.positions, progress)
-        before = measure(opened, settings.evaluate, progress)
-        return cls(opened, settings, examples, targets, before, progress)
-
-    def run(self, arm: PlaceArm) -> ArmResult:
-        """Train one mask and measure it at every scale."""
-        started = time.perf_counter()
-        model = self.opened.model
-        deltas = Deltas.zeros(masked_slices(arm.mask), model)
-        schedule = self.settings.schedule
-        rate = rate_for(schedule.learning_rate, arm.mask.parameters, model.parameters)
-        schedule = replace(schedule, learning_rate=rate)
-        plan = Plan(self.examples, self.targets, schedule, self.opened.chat.pad_id)
-        with (
-            TemporaryDirectory() as folder,
-            self.progress.task(f"training, {arm.name}", plan.steps, "steps") as advance,
-        ):
-            losses = train(
-                model, deltas, plan, Path(folder), on_step=lambda _step, _losses: advance(1)
-            )
-        points, held = [], 1.0
-        for scale in sorted(self.settings.scales):
-            with torch.no_grad():
-                for value in deltas.values:
-                    value.mul_(scale / held)
-            held = scale
-            points.append(self._point(deltas, scale))
-        last = max(1, plan.steps // 10)
-        return ArmResult(
-            arm.rule,
-            arm.budget,
-            arm.draw,
-            len(arm.mask),
-            arm.mask.parameters,
-            sum(losses.refuse[-last:]) / last,
-            sum(losses.retain[-last:]) / last,
-            tuple(points),
-            time.perf_counter() - started,
-        )
-
-    def before_values(self) -> dict[str, float]:
-        """Safety, over-refusal and perplexity of the untouched model."""
-        point = self._of(self.before, 0.0)
-        value = self.before.perplexity.value if self.before.perplexity else float("nan")
-        return {"safety": point.safety, "over_refusal": point.over_refusal, "perplexity": value}
-
-    def _point(self, deltas: Deltas, scale: float) -> Point:
-        tuned = replace(self.opened, patch_digest=digest_of(deltas.tensors()))
-        with deltas.attached(self.opened.model):
-            point = self._of(measure(tuned, self.settings.evaluate, self.progress), scale)
-            return point if scale != 1.0 else replace(point, odds=self._odds())
-
-    def _odds(self) -> dict[str, tuple[float, ...]]:
-        """Refusal log-odds of the model as it is now, by metric."""
-        model, chat, limit = self.opened.model, self.opened.chat, self.settings.odds_limit
-        if not limit:
-            return {}
-        chosen = replace(self.settings.evaluate, limit=limit).chosen(self.opened.offline)
-        tree = tree_of(chat)
-        return {
-            metric: refusal_log_odds(model, chat, chosen[metric].texts, tree)
-            for metric in (HARMFUL, *SAFE)
-        }
-
-    def _of(self, measured: Measurement, scale: float) -> Point:
-        change = 0.0
-        if measured.perplexity is not None and self.before.perplexity is not None:
-            change = measured.perplexity.value / self.before.perplexity.value - 1.0
-        return Point(
-            scale,
-            tuple(not complied for complied in measured.outcomes("non_refusal")),
-            {metric: tuple(measured.outcomes(metric)) for metric in SAFE},
-            change,
-        )
 
 
 def _arms(
@@ -270,15 +166,31 @@ def _arms(
     )
 
 
-def _key(opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, arm: PlaceArm) -> str:
+def _key(
+    opened: OpenModel, settings: PlaceSettings, pairs: TrainingPairs, arm: PlaceArm | None = None
+) -> str:
     """A digest of all that an arm's result depends on: the neurons, and what all arms share."""
     shared = {key: value for key, value in settings.as_json().items() if key not in _WHICH}
-    neurons = [[*place, found.tolist()] for place, found in sorted(arm.mask.neurons.items())]
+    places = sorted(arm.mask.neurons.items()) if arm else ()
+    neurons = [[*place, found.tolist()] for place, found in places]
     return key_of(opened.describe(), shared, pairs.sha256, neurons)
 
 
 # What says which arms there are, and not what each of them is.
 _WHICH = ("budgets", "rules", "draws")
+
+
+def _before(path: Path, key: str, bench: Bench) -> dict[str, float]:
+    """Figures of the untouched model, kept as arms are."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["key"] == key:
+            return dict(held["values"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not measured yet, or by other settings
+    values = bench.before()
+    write_json(path, {"key": key, "values": values})
+    return values
 
 
 def _finished(path: Path) -> dict[tuple[str, str], ArmResult]:

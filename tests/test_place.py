@@ -6,11 +6,13 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import snt
+from snt import place_bench
 from snt.errors import FormatError, RequestError, UnknownNameError
 from snt.evaluation.settings import Settings
 from snt.place import does_place_matter
@@ -197,7 +199,7 @@ def test_a_stopped_comparison_goes_on_and_draws_its_curve(
     against = detection.with_name("m.against.scores.safetensors")
     output = tmp_path / "place"
 
-    def run() -> object:
+    def run() -> dict[str, Any]:
         return does_place_matter(
             str(pico),
             scores=scores,
@@ -213,14 +215,17 @@ def test_a_stopped_comparison_goes_on_and_draws_its_curve(
     # Killed while the third arm was written: it alone is made again, to the same figures.
     (output / "arms.jsonl").write_text(f"{kept[0]}\n{kept[1]}\n{kept[2][:40]}")
     trained = []
-    import snt.place as place
-
-    plain = place.train
-    monkeypatch.setattr(place, "train", lambda *a, **k: trained.append(1) or plain(*a, **k))
+    plain = place_bench.train
+    monkeypatch.setattr(place_bench, "train", lambda *a, **k: trained.append(1) or plain(*a, **k))
     again = run()
     assert len(trained) == 1
-    assert whole["rows"] == again["rows"]  # type: ignore[index]
+    assert whole["rows"] == again["rows"]
     ElementTree.fromstring((output / "curve.svg").read_text())
+    # A finished comparison is only read: nothing is measured or answered again.
+    monkeypatch.setattr(place_bench, "measure", None)
+    monkeypatch.setattr(place_bench, "kept_corpora", None)
+    read = run()
+    assert (read["rows"], read["before"]) == (whole["rows"], whole["before"])
 
 
 def test_the_picture_is_well_formed_for_hostile_names() -> None:
