@@ -232,7 +232,9 @@ def test_the_picture_is_well_formed_for_hostile_names() -> None:
     class Found:
         arms = [_arm("<b>", "1%", 100, _point(2, 1, 0.5), _point(3, 2))]
 
-    ElementTree.fromstring(place_picture(Found()))  # type: ignore[arg-type]
+    page = ElementTree.fromstring(place_picture(Found()))  # type: ignore[arg-type]
+    # One panel is narrower than the title and the legend.
+    assert float(page.attrib["viewBox"].split()[2]) >= 4 * 170
 
 
 def test_scales_must_hold_the_trained_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from snt.report.figures import duration, gigabytes, percent, signed_percent
 
 if TYPE_CHECKING:
     from snt.place import Placing
+    from snt.place_results import PlaceRow
 
 # Colours that stay apart for the colour-blind (Okabe and Ito 2008), and shapes beside them.
 _INKS = (
@@ -29,41 +31,35 @@ _INKS = (
 )
 _SHAPES = ("circle", "square", "diamond", "triangle", "cross")
 _PANEL, _GAP, _TOP, _LEFT = 220, 34, 46, 54
+# Names in a row of the legend, and the width of one.
+_IN_ROW, _ENTRY = 4, 170
 
 
 def place_tables(found: Placing) -> list[RenderableType]:
-    """One row per rule and budget; then how many times more random ones need; then the cost."""
-    table = Table(
-        title="Does the place matter? Safety and over-refusal after the same training",
-        title_justify="left",
-        box=box.SIMPLE,
-        caption_justify="left",
-        caption=f"separation: harmful refused minus safe refused; AUC: how often a harmful "
-        "prompt has larger refusal log-odds than a safe one; over random: on the same prompts; "
-        f"before: "
-        f"{percent(found.before['safety'])} and {percent(found.before['over_refusal'])}",
+    """The areas, the replies, how many times more random ones need, and the cost."""
+    areas = _by_budget(
+        found,
+        "Does the place matter? Harmful requests told from safe ones, trained alike",
+        "AUC: how often a harmful prompt has larger refusal log-odds than a safe one, percent; "
+        "over random: on the same prompts, points.",
+        {
+            "parameters": lambda row: f"{row.parameters:,}",
+            "AUC, 95%": lambda row: _points(row.auc),
+            "over random, 95%": lambda row: _points(row.auc_over_random),
+        },
     )
-    table.add_column("budget")
-    table.add_column("mask")
-    headers = ("parameters", "harmful refused", "safe refused", "perplexity", "separation, 95%")
-    for name in (*headers, "over random", "AUC", "over random"):
-        table.add_column(name, justify="right")
-    last = ""
-    for row in found.rows:
-        if last and row.budget != last:
-            table.add_section()
-        draws = f" ({row.draws} draws)" if row.draws > 1 else ""
-        table.add_row(
-            "" if row.budget == last else row.budget,
-            f"{row.rule}{draws}",
-            f"{row.parameters:,}",
-            percent(row.safety),
-            percent(row.over_refusal),
-            signed_percent(row.perplexity_change),
-            _points(row.separation),
-            *(_points(row.over_random), _points(row.auc), _points(row.auc_over_random)),
-        )
-        last = row.budget
+    replies = _by_budget(
+        found,
+        "The same models' replies",
+        "separation: harmful refused minus safe refused, points; before: "
+        f"{percent(found.before['safety'])} and {percent(found.before['over_refusal'])}.",
+        {
+            "harmful": lambda row: percent(row.safety),
+            "safe": lambda row: percent(row.over_refusal),
+            "perplexity": lambda row: signed_percent(row.perplexity_change),
+            "separation, 95%": lambda row: _points(row.separation),
+        },
+    )
     needed = Table("mask", "budget", "random ones need", box=box.SIMPLE)
     for rule, by_budget in found.needed().items():
         for budget, times in by_budget.items():
@@ -74,7 +70,29 @@ def place_tables(found: Placing) -> list[RenderableType]:
         f"{len(found.arms)} arms in {duration(found.seconds)}, at most "
         f"{gigabytes(found.peak_bytes)} of memory; files: {found.directory}"
     )
-    return [table, needed, cost]
+    return [areas, replies, needed, cost]
+
+
+def _by_budget(
+    found: Placing, title: str, caption: str, columns: Mapping[str, Callable[[PlaceRow], str]]
+) -> Table:
+    """One line per rule and budget, no wider than 80 characters."""
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE, caption=caption, caption_justify="left"
+    )
+    table.add_column("budget")
+    table.add_column("mask")
+    for name in columns:
+        table.add_column(name, justify="right")
+    last = ""
+    for row in found.rows:
+        if last and row.budget != last:
+            table.add_section()
+        mask = f"{row.rule} × {row.draws}" if row.draws > 1 else row.rule
+        shown = "" if row.budget == last else row.budget
+        table.add_row(shown, mask, *(value(row) for value in columns.values()))
+        last = row.budget
+    return table
 
 
 def place_picture(found: Placing) -> str:
@@ -85,8 +103,9 @@ def place_picture(found: Placing) -> str:
     """
     budgets = list(dict.fromkeys(arm.budget for arm in found.arms))
     rules = list(dict.fromkeys(arm.rule for arm in found.arms))
-    width = _LEFT + len(budgets) * (_PANEL + _GAP)
-    height = _TOP + _PANEL + 70 + 18 * (-(-len(rules) // 4))
+    # The title and a row of the legend are as wide as three panels.
+    width = _LEFT + max(len(budgets) * (_PANEL + _GAP), _IN_ROW * _ENTRY)
+    height = _TOP + _PANEL + 70 + 18 * (-(-len(rules) // _IN_ROW))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="12" fill="#222">',
@@ -110,7 +129,7 @@ def place_picture(found: Placing) -> str:
                     for point in arm.points
                 ]
     for number, rule in enumerate(rules):
-        x, y = _LEFT + 170 * (number % 4), _TOP + _PANEL + 52 + 18 * (number // 4)
+        x, y = _LEFT + _ENTRY * (number % _IN_ROW), _TOP + _PANEL + 52 + 18 * (number // _IN_ROW)
         parts += [_mark(number, x, y - 4), f'<text x="{x + 12}" y="{y}">{escape(rule)}</text>']
     return "\n".join([*parts, "</svg>"]) + "\n"
 
