@@ -1,8 +1,8 @@
 """The ways to tune that are timed against each other: what is trainable, and how its loss is made.
 
 `plain_loss` is the loss as users write it: one forward pass of the model over the batch, logits at
-every position. The others run in this project's loop, which sends what all rows begin with through
-the model once and applies the head only where the loss is read.
+every position. `step_loss`, this project's, sends what all rows begin with through the model once
+and applies the head only where the loss is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from snt.masks import NeuronMask
 from snt.objective import Pair, Step
 from snt.opening import OpenModel
 from snt.retaining import kept_prompts
-from snt.training import Plan, Schedule, loss_of, step_loss
+from snt.training import Plan, Schedule, loss_of
 from snt.tuning import POSITIONS, RETAIN
 
 MODEL, DATA = "smollm2-135m", "refusals/tune"
@@ -44,9 +44,9 @@ def plain_loss(model: LoadedModel, step: Step) -> Tensor:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to tune: its step over parts, and the bytes that it holds above the frozen model."""
+    """One way to tune: its steps, with a loss, and the bytes held above the frozen model."""
 
-    run: Callable[[], None]
+    run: Callable[[Loss], None]
     held: Callable[[], int]
     trainable: int
 
@@ -87,7 +87,6 @@ def side_of(
     context: Callable[[], Any] = nullcontext,
     after_backward: Callable[[], None] = lambda: None,
     also: Iterable[Tensor] = (),
-    loss: Loss = step_loss,
 ) -> Side:
     """The loop that all sides share. `also` are tensors held beside parameters and state."""
     trained = list(parameters)
@@ -95,7 +94,7 @@ def side_of(
     held: list[int] = [0]
     others = sum(tensor.nbytes for tensor in also)
 
-    def run() -> None:
+    def run(loss: Loss) -> None:
         for tensor in trained:
             tensor.requires_grad_(True)
         with opened.model.training(), context():
@@ -131,7 +130,7 @@ def neurons(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
     )
 
 
-def published(opened: OpenModel, plan: Plan, mask: NeuronMask, loss: Loss = step_loss) -> Side:
+def published(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
     """Every weight trainable, gradients outside the mask set to zero before the update.
 
     The masks themselves are not counted as memory: they could be applied slice by slice.
@@ -153,7 +152,7 @@ def published(opened: OpenModel, plan: Plan, mask: NeuronMask, loss: Loss = step
             else:
                 weight.grad.zero_()
 
-    return side_of(opened, plan, weights, after_backward=outside_to_zero, loss=loss)
+    return side_of(opened, plan, weights, after_backward=outside_to_zero)
 
 
 def lora_ranks(mask: NeuronMask, opened: OpenModel) -> dict[str, int]:
@@ -177,14 +176,14 @@ def lora_config(mask: NeuronMask, opened: OpenModel) -> Any:
     )
 
 
-def lora(opened: OpenModel, plan: Plan, mask: NeuronMask, loss: Loss = step_loss) -> Side:
+def lora(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
     """The step of `lora_config`."""
     from peft import get_peft_model
 
-    return _adapter(opened, plan, get_peft_model, lora_config(mask, opened), loss)
+    return _adapter(opened, plan, get_peft_model, lora_config(mask, opened))
 
 
-def shira(opened: OpenModel, plan: Plan, mask: NeuronMask, loss: Loss = step_loss) -> Side:
+def shira(opened: OpenModel, plan: Plan, mask: NeuronMask) -> Side:
     """PEFT's SHiRA on the same modules, of the deltas' size in all: it has one rank for all."""
     from peft import ShiraConfig, get_peft_model
 
@@ -198,11 +197,11 @@ def shira(opened: OpenModel, plan: Plan, mask: NeuronMask, loss: Loss = step_los
         _, _, layer, module = name.split(".", 3)
         each += sum(opened.model.weight_shape(int(layer), module))
     config = ShiraConfig(target_modules=list(ranks), r=max(1, round(wanted / each)))
-    return _adapter(opened, plan, get_peft_model, config, loss)
+    return _adapter(opened, plan, get_peft_model, config)
 
 
-def _adapter(opened: OpenModel, plan: Plan, wrap: Any, config: Any, loss: Loss) -> Side:
+def _adapter(opened: OpenModel, plan: Plan, wrap: Any, config: Any) -> Side:
     model: Any = opened.model
     wrapped = wrap(model.model, config)
     trained = [one for one in wrapped.parameters() if one.requires_grad]
-    return side_of(opened, plan, trained, also=trained, loss=loss)
+    return side_of(opened, plan, trained, also=trained)

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from snt.errors import SntError
 from snt.plugins import Door
 
 if TYPE_CHECKING:
@@ -25,30 +24,28 @@ class ListedBackend:
 
 def backend_names() -> list[str]:
     """Installed backends, sorted, none of them imported."""
-    return sorted(DOOR.installed())
+    return DOOR.names()
 
 
 def get_backend(name: str) -> Backend:
-    """Import the backend `name`. Raises as `Door.load` does."""
-    return cast("Backend", DOOR.load(name, DOOR.installed()))
+    """Import the backend `name`. Raises as `Door.get` does."""
+    return cast("Backend", DOOR.get(name))
 
 
 def list_backends() -> list[ListedBackend]:
     """Every installed backend, sorted by name; one that cannot be used with its fault."""
     from snt.backend import ABILITIES, abilities_of
 
-    installed = DOOR.installed()
     found = []
-    for name in sorted(installed):
-        try:
-            backend = DOOR.load(name, installed)
-            can = abilities_of(backend)
-            missing = getattr(backend, "missing", lambda: None)()
-            fault = missing and f"not installed: {missing}"
-            abilities = tuple(one for one in ABILITIES if one in can)
-            found.append(ListedBackend(name, str(backend.summary), abilities, fault))
-        except SntError as error:
-            found.append(ListedBackend(name, "", (), str(error)))
+    for name, backend, fault in DOOR.every():
+        if fault:
+            found.append(ListedBackend(name, "", (), fault))
+            continue
+        can = abilities_of(backend)
+        missing = getattr(backend, "missing", lambda: None)()
+        lacks = missing and f"not installed: {missing}"
+        abilities = tuple(one for one in ABILITIES if one in can)
+        found.append(ListedBackend(name, str(backend.summary), abilities, lacks))
     return found
 
 

@@ -6,15 +6,15 @@ is told by its name and breaks nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from snt.errors import RequestError, UnavailableError, unknown_name
+from snt.errors import RequestError, SntError, UnavailableError, unknown_name
 
 # Entry points by name; more than one where two distributions took the same name.
-Installed = dict[str, list[EntryPoint]]
+_Installed = dict[str, list[EntryPoint]]
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,39 @@ class Door:
     guide: str
     check: Callable[[Any], str | None] = lambda _: None
 
-    def installed(self) -> Installed:
-        """Read the metadata, once for any number of names.
+    def names(self) -> list[str]:
+        """Installed plugins, sorted, none of them imported."""
+        return sorted(self._installed())
 
-        One distribution found twice on the path counts once.
+    def get(self, name: str) -> Any:
+        """Import the plugin `name`.
+
+        Raises UnknownNameError, RequestError where two have that name, UnavailableError with the
+        fault of one that cannot be imported, lacks a part or does not pass `check`.
         """
-        found: Installed = {}
+        return self._load(name, self._installed())
+
+    def every(self) -> Iterator[tuple[str, Any, str]]:
+        """Import one after the other by name: the name, the plugin or None, and its fault or ''."""
+        installed = self._installed()
+        for name in sorted(installed):
+            try:
+                plugin = self._load(name, installed)
+            except SntError as error:
+                yield name, None, str(error)
+            else:
+                yield name, plugin, ""
+
+    def _installed(self) -> _Installed:
+        """From the metadata. One distribution found twice on the path counts once."""
+        found: _Installed = {}
         for point in entry_points(group=self.group):
             held = found.setdefault(point.name, [])
             if all(other.value != point.value for other in held):
                 held.append(point)
         return found
 
-    def load(self, name: str, installed: Installed) -> Any:
-        """Import the plugin `name`.
-
-        Raises UnknownNameError, RequestError where two have that name, UnavailableError with the
-        fault of one that cannot be imported, lacks a part or does not pass `check`.
-        """
+    def _load(self, name: str, installed: _Installed) -> Any:
         if name not in installed:
             hint = "" if installed else f"No {self.what} is installed: install snt again."
             raise unknown_name(self.what, name, installed, hint)

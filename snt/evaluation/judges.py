@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
-from snt.errors import RequestError, SntError
+from snt.errors import RequestError
 from snt.plugins import Door
 
 if TYPE_CHECKING:
@@ -133,18 +133,15 @@ def counts_against(label: Label, scores_harm: bool) -> bool:
 
 def judge_names() -> list[str]:
     """Installed judges, sorted, none of them imported."""
-    return sorted(DOOR.installed())
+    return DOOR.names()
 
 
 def list_judges() -> list[ListedJudge]:
     """Every installed judge, sorted by name: of kind harm, heuristic or refusal, or broken."""
-    installed = DOOR.installed()
     found = []
-    for name in sorted(installed):
-        try:
-            plugin = DOOR.load(name, installed)
-        except SntError as error:
-            found.append(ListedJudge(name, "broken", str(error)))
+    for name, plugin, fault in DOOR.every():
+        if fault:
+            found.append(ListedJudge(name, "broken", fault))
             continue
         kind = "harm" if plugin.scores_harm else "heuristic" if plugin.heuristic else "refusal"
         found.append(ListedJudge(name, kind, str(plugin.summary)))
@@ -156,7 +153,7 @@ def get_judge(
 ) -> Judge:
     """The judge `name`, with the setting after its colon, opened.
 
-    Raises as `Door.load` does, and UnavailableError when the judge lacks what it needs.
+    Raises as `Door.get` does, and UnavailableError when the judge lacks what it needs.
     """
     plugin, setting = judge_plugin(name), name.partition(":")[2]
     labeller = plugin.open_judge(JudgeChoice(setting, opened, offline))
@@ -174,8 +171,8 @@ def shown_name(name: str) -> str:
 
 
 def judge_plugin(name: str) -> JudgePlugin:
-    """What `name` stands for, imported and not opened. Raises as `Door.load` does."""
-    return cast("JudgePlugin", DOOR.load(name.partition(":")[0], DOOR.installed()))
+    """What `name` stands for, imported and not opened. Raises as `Door.get` does."""
+    return cast("JudgePlugin", DOOR.get(name.partition(":")[0]))
 
 
 def judge_list(texts: Iterable[str]) -> tuple[str, ...]:

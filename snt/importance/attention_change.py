@@ -68,7 +68,7 @@ def _row_blocks(removals: Removals) -> Iterator[tuple[Rows, Attention]]:
     most = max(1, min(_ROWS, _BLOCK // (heads * tokens * neurons)))
     for block in removals.row_blocks(_ROWS):
         attention = Attention.of(removals, block)
-        for rows in removals.row_blocks(most, block):
+        for rows in [block] if most == _ROWS else removals.row_blocks(most, block):
             yield rows, attention.part(rows, block).by_column()
 
 
